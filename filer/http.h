@@ -1,0 +1,103 @@
+/* HTTP requests over a pool of kept connections (libcurl underneath).
+ *
+ * A connection that the server closed while it lay idle is replaced within the same request, once.
+ * Thread-safe: every request runs on the caller's thread with a handle of its own from the pool. */
+#ifndef KELP_HTTP_H
+#define KELP_HTTP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "filer/base/base.h"
+
+struct http_pool;
+
+struct http_config {
+	const char *ca_file; /* PEM; NULL: the system's */
+	const char *client_cert; /* PEM; NULL: none */
+	const char *client_key;
+	bool insecure; /* accept any certificate; never the default */
+	unsigned connect_timeout_ms;
+	unsigned
+		stall_timeout_ms; /* no progress (under HTTP_STALL_BYTES_PER_S) for so long ends it */
+	unsigned idle_max_ms; /* a kept connection older than that is not used again */
+	unsigned handles_max; /* most handles kept; more may be in use for a while */
+};
+
+#define HTTP_STALL_BYTES_PER_S 1024
+#define HTTP_CONNECT_TIMEOUT_MS 2000
+#define HTTP_STALL_TIMEOUT_MS 3000
+#define HTTP_IDLE_MAX_MS 8000 /* filers close after 10 s */
+#define HTTP_HEADER_VALUE_MAX 512
+
+int http_pool_new(const struct http_config *cfg, struct http_pool **ret);
+void http_pool_free(struct http_pool *p);
+
+/* What the answer's header said. Values that are absent: "" or -1. */
+struct http_head {
+	int status;
+	int64_t content_length;
+	int64_t range_start; /* of Content-Range: bytes START-END/TOTAL */
+	int64_t range_total;
+	bool gzip; /* Content-Encoding: gzip */
+	char content_type[128];
+	char etag[128]; /* without quotes */
+	char authorization[HTTP_HEADER_VALUE_MAX];
+	char retry_after[32];
+};
+
+struct http_request {
+	const char *url;
+	const char *method; /* NULL: GET, or POST where there is a body */
+	const char *accept; /* exact value of Accept, or NULL */
+	const char *bearer; /* token for Authorization, or NULL; never logged */
+	const char *if_match; /* ETag without quotes, or NULL */
+	bool accept_gzip; /* never together with a range */
+	bool has_range;
+	uint64_t range_offset;
+	uint64_t range_len; /* > 0 */
+	bool grpc; /* HTTP/2 with prior knowledge (cleartext) and the gRPC headers */
+	const void *body;
+	size_t body_len;
+
+	/* Called once when the header of the final answer is complete, whatever the status. Non-zero
+	 * (a -errno) aborts the request and becomes its result. May be NULL. */
+	int (*on_head)(void *arg, const struct http_head *head);
+	/* Called for each piece of the body. Likewise. NULL drops the body. */
+	int (*on_body)(void *arg, const uint8_t *p, size_t n);
+	void *arg;
+	struct deadline deadline;
+};
+
+/* Runs one request. 0: a complete answer came, of any status, its header in *ret_head; a body
+ * shorter than Content-Length is -EIO. Else -ETIMEDOUT (deadline, stall), -ECONNREFUSED,
+ * -ECONNRESET, -EHOSTUNREACH (name or route), -EACCES (TLS refused us), -EPROTO (not HTTP), -EIO, or
+ * what a callback returned. *ret_head is untouched on failure. */
+int http_perform(struct http_pool *p, const struct http_request *r, struct http_head *ret_head);
+
+/* grpc-status of the last answer is in trailers; see filer/grpc.h. */
+
+/* A growing body with a limit, for answers that are wanted whole. Use http_body_append as on_body
+ * with the struct as arg. Bytes are NUL-terminated. */
+struct http_body {
+	uint8_t *data; /* malloced; free() it */
+	size_t len;
+	size_t cap;
+	size_t max_bytes; /* more: -EMSGSIZE */
+};
+int http_body_append(void *body, const uint8_t *p, size_t n);
+
+/* Percent-encodes every byte outside unreserved, but '/'. Returns malloced text or NULL. */
+char *http_encode_path(const char *path);
+
+/* Counters since start. */
+struct http_stats {
+	uint64_t requests;
+	uint64_t failures;
+	uint64_t connections;
+	uint64_t body_bytes;
+};
+void http_pool_stats(struct http_pool *p, struct http_stats *ret);
+
+#endif

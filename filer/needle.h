@@ -1,0 +1,27 @@
+/* Needles over HTTP: from a volume server, or through the filer's proxy. Two sources in the sense of
+ * filer/source.h. Sends readDeleted=true, so that an open file's chunks are read while they last. */
+#ifndef KELP_NEEDLE_H
+#define KELP_NEEDLE_H
+
+#include "filer/source.h"
+
+struct http_pool;
+struct token_source;
+struct locator;
+struct filer;
+
+struct needle_http;
+
+/* Keeps the pointers; they must outlive it. locator is used for read tokens where no key is at hand
+ * and a volume server answered 401; NULL: no such tokens. */
+int needle_http_new(struct http_pool *http, struct token_source *tokens, struct locator *locator,
+		    struct filer *filer, struct needle_http **ret);
+void needle_http_free(struct needle_http *n);
+
+/* `GET http://volume-server/<fid>?readDeleted=true`, per server. */
+struct source needle_http_source(struct needle_http *n);
+
+/* `GET http://filer/?proxyChunkId=<fid>&readDeleted=true`. */
+struct source needle_proxy_source(struct needle_http *n);
+
+#endif

@@ -1,0 +1,59 @@
+/* Plain bytes of a chunk from wherever they can be had: the one place that knows the order of
+ * sources (agents, volume servers, the filer's proxy), replicas, breakers, refreshed locations and
+ * the total time limit, and that decodes what is stored compressed or encrypted.
+ *
+ * Thread-safe. */
+#ifndef KELP_FETCH_H
+#define KELP_FETCH_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "filer/chunkmap.h"
+#include "filer/entry.h"
+#include "filer/source.h"
+
+struct locator;
+struct fetcher;
+
+#define FETCH_SOURCES_MAX 8
+
+struct fetch_config {
+	const struct source *sources; /* in the order in which they are tried; copied */
+	size_t n_sources;
+	struct locator *locator;
+	bool verify_md5; /* check e_tag where whole chunks are decoded */
+};
+
+struct fetch_stats {
+	struct {
+		const char *name;
+		uint64_t reads, bytes, failures;
+	} source[FETCH_SOURCES_MAX];
+	size_t n_sources;
+	uint64_t failed; /* reads that no source could serve */
+};
+
+int fetcher_new(const struct fetch_config *cfg, struct fetcher **ret);
+void fetcher_free(struct fetcher *f);
+
+/* Is a range of this chunk readable by itself, or only the whole needle? */
+static inline bool chunk_is_encoded(const struct chunk *c)
+{
+	return c->cipher_key != NULL || (c->flags & CHUNK_GZIP) != 0;
+}
+
+/* Fills bufs with plain bytes [offset, offset + sum of lens) of the chunk. All or nothing. A needle
+ * that is shorter than chunk->size claims gives -EIO. Returns 0, -ENOENT: every place that could have
+ * it says it is gone (the caller looks the entry up again), -EIO, -ETIMEDOUT, -EACCES. Never takes
+ * longer than d. */
+int fetch_chunk(struct fetcher *f, const struct chunk *c, uint64_t offset, struct read_buf *bufs,
+		size_t n_bufs, struct deadline d);
+
+/* chunkmap_read_manifest over a fetcher (arg). */
+int fetch_manifest(void *fetcher, const struct chunk *manifest, size_t max_bytes, struct deadline d,
+		   uint8_t **ret, size_t *ret_len);
+
+void fetcher_stats(struct fetcher *f, struct fetch_stats *ret);
+
+#endif
