@@ -39,15 +39,16 @@ int filer_lookup(struct filer *f, const char *path, struct deadline d, struct en
 
 /* One page of a directory, in the filer's order, names after `after` ("" from the start), at most
  * limit (1 to FILER_PAGE_MAX) of them. Decoded as the answer streams in. cb owns a reference to e
- * and must put it; non-zero ends the page and becomes the result. *ret_more: there may be more after
- * the last name given. */
+ * and must put it; e is NULL where the filer has that name but with attributes that cannot be decoded
+ * (a lookup of it gives -EPROTO). Names that no file can have are left out. Non-zero ends the page and
+ * becomes the result. *ret_more: there may be more after the last name given. */
 #define FILER_PAGE_MAX 10000
 typedef int (*filer_list_cb)(void *arg, const char *name, struct entry *e);
 int filer_list(struct filer *f, const char *dir, const char *after, unsigned limit,
 	       struct deadline d, filer_list_cb cb, void *arg, bool *ret_more);
 
 /* The path's data through the filer (remote-only entries, SSE that the filer decrypts). Reads
- * [offset, offset+len) into buf; *ret_got may be short only at end of file. if_version: the ETag to
+ * [offset, offset+len) into buf; *ret_got may be short only at end of file. if_match: the ETag to
  * insist on, or NULL. -ESTALE when that does not match. */
 int filer_read(struct filer *f, const char *path, const char *if_match, uint64_t offset, void *buf,
 	       size_t len, struct deadline d, size_t *ret_got);

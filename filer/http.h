@@ -45,6 +45,8 @@ struct http_head {
 	char etag[128]; /* without quotes */
 	char authorization[HTTP_HEADER_VALUE_MAX];
 	char retry_after[32];
+	int grpc_status; /* of the trailers, or of the header where there are none; -1: none seen */
+	char grpc_message[128]; /* likewise, as sent (percent-encoded); "" */
 };
 
 struct http_request {
@@ -76,7 +78,7 @@ struct http_request {
  * what a callback returned. *ret_head is untouched on failure. */
 int http_perform(struct http_pool *p, const struct http_request *r, struct http_head *ret_head);
 
-/* grpc-status of the last answer is in trailers; see filer/grpc.h. */
+/* on_head is called before the trailers: grpc_status is right in *ret_head only. */
 
 /* A growing body with a limit, for answers that are wanted whole. Use http_body_append as on_body
  * with the struct as arg. Bytes are NUL-terminated. */
