@@ -1,0 +1,35 @@
+/* A SeaweedFS cluster as a client sees it: HTTP connections, tokens, the filers, volume locations,
+ * and the sources of chunk bytes behind one fetcher. The mount and the hand tool share it. */
+#ifndef KELP_CLUSTER_H
+#define KELP_CLUSTER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "filer/endpoint.h"
+#include "filer/filer.h"
+
+struct fetcher;
+struct http_pool;
+struct locator;
+struct needle_http;
+struct options;
+struct token_source;
+
+struct cluster {
+	struct http_pool *http;
+	struct token_source *tokens;
+	struct filer *filer;
+	struct locator *locator;
+	struct needle_http *needles;
+	struct fetcher *fetcher;
+	size_t n_masters; /* known; 0: every chunk goes through the filer */
+};
+
+/* Reads keys, finds the masters (one gRPC request to the filer where none are given). Succeeds
+ * without a filer that answers: the first lookup tells. Returns 0 or -errno and a message that says
+ * what is wrong. */
+int cluster_open(const struct options *o, struct cluster *ret, char *message, size_t message_bytes);
+void cluster_close(struct cluster *c);
+
+#endif

@@ -1,0 +1,28 @@
+/* One line an event, to stderr or syslog. The programs log; libraries return errors.
+ *
+ * Thread-safe. Never pass a secret: tokens and keys have no business here. */
+#ifndef KELP_LOG_H
+#define KELP_LOG_H
+
+#include <stdbool.h>
+
+enum log_level {
+	LOG_LEVEL_ERROR,
+	LOG_LEVEL_WARNING,
+	LOG_LEVEL_INFO,
+	LOG_LEVEL_DEBUG,
+};
+
+/* program must outlive the process's logging. to_syslog: for daemons. */
+void log_open(const char *program, enum log_level max_level, bool to_syslog);
+
+bool log_wants(enum log_level level);
+
+void log_line(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+#define log_error(...) log_line(LOG_LEVEL_ERROR, __VA_ARGS__)
+#define log_warning(...) log_line(LOG_LEVEL_WARNING, __VA_ARGS__)
+#define log_info(...) log_line(LOG_LEVEL_INFO, __VA_ARGS__)
+#define log_debug(...) log_line(LOG_LEVEL_DEBUG, __VA_ARGS__)
+
+#endif

@@ -1,0 +1,137 @@
+/* The command line of kelpfs. One table (options.c) drives parsing, --help, the man page and the
+ * record of where each value came from. */
+#ifndef KELP_OPTIONS_H
+#define KELP_OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/types.h>
+
+#include "filer/endpoint.h"
+#include "filer/filer.h"
+
+#define OPTION_MASTERS_MAX 16
+#define OPTION_ID_MAPS_MAX 64
+#define OPTION_VALUE_MAX_BYTES 4096
+
+enum tristate {
+	TRI_OFF,
+	TRI_ON,
+	TRI_AUTO,
+};
+
+enum volume_access {
+	VOLUME_DIRECT,
+	VOLUME_PUBLIC,
+	VOLUME_PROXY,
+};
+
+enum verify_mode {
+	VERIFY_OFF,
+	VERIFY_MD5,
+};
+
+enum log_target {
+	LOG_TARGET_AUTO,
+	LOG_TARGET_STDERR,
+	LOG_TARGET_SYSLOG,
+};
+
+enum option_source {
+	OPTION_DEFAULT,
+	OPTION_COMMAND_LINE,
+};
+
+/* Shows filer id `filer` as `local`. */
+struct id_map {
+	uint32_t local;
+	uint32_t filer;
+};
+
+struct id_maps {
+	struct id_map map[OPTION_ID_MAPS_MAX];
+	size_t n;
+};
+
+enum options_command {
+	COMMAND_MOUNT,
+	COMMAND_HELP,
+	COMMAND_VERSION,
+	COMMAND_DUMP_MAN,
+	COMMAND_DUMP_MARKDOWN,
+};
+
+/* Strings are owned; free with options_free(). */
+struct options {
+	enum options_command command;
+	char *source; /* as given */
+	char *mountpoint;
+	struct endpoint filers[FILERS_MAX];
+	size_t n_filers;
+	char *path; /* in the filer's namespace: "/" or without trailing slash */
+	bool foreground;
+	bool debug;
+
+	struct endpoint masters[OPTION_MASTERS_MAX];
+	size_t n_masters;
+	struct id_maps uid_maps;
+	struct id_maps gid_maps;
+
+	double attr_timeout_s;
+	double entry_timeout_s;
+	double negative_timeout_s;
+	unsigned timeout_ms;
+	unsigned connect_timeout_ms;
+	unsigned stall_timeout_ms;
+
+	uint64_t slab_bytes;
+	uint64_t readahead_bytes;
+	unsigned prefetch_threads;
+	unsigned threads;
+	uint64_t max_read_bytes;
+	unsigned max_background;
+	unsigned readahead_kb; /* of the kernel's bdi; UINT_MAX: choose */
+	enum tristate splice;
+	bool clone_fd;
+	bool direct_io;
+	unsigned list_page;
+	bool system_entries;
+	bool nonempty;
+
+	char *security_toml;
+	char *tls_ca;
+	char *tls_cert;
+	char *tls_key;
+	enum volume_access volume_access;
+	enum verify_mode verify;
+	enum log_target log;
+
+	uint64_t given; /* bit i: the i-th of the table was on the command line */
+	char *fuse_options; /* what libfuse and the kernel are given, comma-separated */
+};
+
+/* Parses argv. On failure returns -EINVAL (or -ENOMEM) and a message, without newline, that names
+ * what is wrong and what to do; *ret then holds nothing to free. */
+int options_parse(int argc, char *const argv[], struct options *ret, char *message,
+		  size_t message_bytes);
+void options_free(struct options *o);
+
+/* Splits FILER[,FILER...][/PATH] or host:port:/PATH. Errors as above. */
+int options_parse_source(const char *source, struct options *ret, char *message,
+			 size_t message_bytes);
+
+void options_print_help(FILE *out);
+
+/* The option table as man page source and as a Markdown table. */
+void options_print_man(FILE *out);
+void options_print_markdown(FILE *out);
+
+/* Calls cb for each option with its effective value as text and where it came from. */
+void options_each(const struct options *o,
+		  void (*cb)(void *arg, const char *name, const char *value,
+			     enum option_source source),
+		  void *arg);
+
+#endif
