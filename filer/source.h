@@ -16,6 +16,7 @@
 #include "filer/fid.h"
 
 struct server; /* filer/locate.h */
+struct breaker; /* filer/breaker.h */
 
 /* Memory a source may write to. region: handle of the registered region it lies in (cache/slab.h),
  * MEM_UNREGISTERED for ordinary memory. */
@@ -70,6 +71,10 @@ struct source_ops {
 	/* Reads the whole needle through the sink. Likewise. */
 	int (*read_whole)(void *self, struct server *server, const struct fid *fid,
 			  const struct needle_sink *sink, struct deadline d);
+
+	/* The breaker that rests that server for this source. NULL: the source has none, or minds
+	 * its own behind -EOPNOTSUPP. */
+	struct breaker *(*breaker)(struct server *server);
 };
 
 struct source {

@@ -50,6 +50,16 @@ void sleep_ms(int64_t ms, struct deadline d)
 		;
 }
 
+int64_t jitter_ms(int64_t ms)
+{
+	static _Thread_local uint64_t state;
+	int64_t now = now_ns();
+
+	/* The address tells threads apart that come at the same time. */
+	state = hash_bytes(state ^ (uintptr_t)&state, &now, sizeof(now));
+	return ms - ms / 4 + (int64_t)((state >> 32) % (uint64_t)(ms / 2 + 1));
+}
+
 int cond_init_monotonic(pthread_cond_t *c)
 {
 	pthread_condattr_t attr;

@@ -50,6 +50,9 @@ static inline bool deadline_passed(struct deadline d)
 /* Sleeps for ms, but not beyond the deadline. */
 void sleep_ms(int64_t ms, struct deadline d);
 
+/* ms, give or take a quarter: so that many that wait for the same thing do not come back at once. */
+int64_t jitter_ms(int64_t ms);
+
 /* A condition variable whose timed waits use CLOCK_MONOTONIC. Returns 0 or -errno. */
 int cond_init_monotonic(pthread_cond_t *c);
 
