@@ -22,22 +22,24 @@ struct decode_window {
 struct decode_spec {
 	const uint8_t *cipher_key; /* CIPHER_KEY_BYTES or NULL */
 	bool gzip;
-	uint64_t plain_size; /* what the entry says; more plain bytes than plain_limit is -EPROTO */
-	uint64_t plain_limit; /* guard against inflate bombs */
+	uint64_t plain_limit; /* guard against inflate bombs: more plain bytes are -EPROTO */
 	uint64_t want_offset; /* plain offset at which the first window starts */
 	const struct decode_window *windows; /* must outlive the decoder */
 	size_t n_windows;
-	const uint8_t *md5; /* CHUNK_MD5_BYTES of the first plain_size plain bytes, or NULL */
+	/* CHUNK_MD5_BYTES of all plain bytes, or NULL. A chunk that was trimmed by truncation keeps
+	 * the MD5 of its whole needle. */
+	const uint8_t *md5;
 };
 
 /* Returns 0, -ENOMEM, -EIO (crypto library). */
 int decoder_new(const struct decode_spec *spec, struct decoder **ret);
 
-/* Returns 0, -EPROTO (malformed gzip, too many bytes), -EBADMSG is only ever from finish. */
+/* Returns 0, -EPROTO (malformed gzip, its trailer included; too many bytes), -ENOMEM, -EIO. After a
+ * failure the decoder takes nothing more, and finish returns the same. */
 int decoder_push(struct decoder *d, const uint8_t *p, size_t n);
 
-/* No more input. Returns 0; -EBADMSG: tag, gzip trailer or MD5 does not match; -EPROTO: ended
- * early. *ret_wanted: how many wanted bytes there were (less than asked if the needle is short). */
+/* No more input. Returns 0; -EBADMSG: the tag or the MD5 does not match; -EPROTO: ended early.
+ * *ret_wanted: how many wanted bytes there were (less than asked if the needle is short). */
 int decoder_finish(struct decoder *d, uint64_t *ret_wanted);
 
 /* Takes NULL; keys are wiped. */
