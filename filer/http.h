@@ -18,10 +18,11 @@ struct http_config {
 	const char *client_cert; /* PEM; NULL: none */
 	const char *client_key;
 	bool insecure; /* accept any certificate; never the default */
+	/* 0 in any of these: the default below. */
 	unsigned connect_timeout_ms;
-	unsigned
-		stall_timeout_ms; /* no progress (under HTTP_STALL_BYTES_PER_S) for so long ends it */
-	unsigned idle_max_ms; /* a kept connection older than that is not used again */
+	/* Progress under HTTP_STALL_BYTES_PER_S for so long ends a request. */
+	unsigned stall_timeout_ms;
+	unsigned idle_max_ms; /* a connection idle for so long is not used again; whole seconds */
 	unsigned handles_max; /* most handles kept; more may be in use for a while */
 };
 
@@ -29,12 +30,14 @@ struct http_config {
 #define HTTP_CONNECT_TIMEOUT_MS 2000
 #define HTTP_STALL_TIMEOUT_MS 3000
 #define HTTP_IDLE_MAX_MS 8000 /* filers close after 10 s */
+#define HTTP_HANDLES_MAX 64
+#define HTTP_HEADER_BYTES_MAX ((size_t)256 << 10) /* of one answer */
 #define HTTP_HEADER_VALUE_MAX 512
 
 int http_pool_new(const struct http_config *cfg, struct http_pool **ret);
 void http_pool_free(struct http_pool *p);
 
-/* What the answer's header said. Values that are absent: "" or -1. */
+/* What the answer's header said. Values that are absent, malformed or too long: "" or -1. */
 struct http_head {
 	int status;
 	int64_t content_length;
@@ -51,7 +54,7 @@ struct http_head {
 
 struct http_request {
 	const char *url;
-	const char *method; /* NULL: GET, or POST where there is a body */
+	const char *method; /* GET, HEAD or POST; NULL: GET, or POST where there is a body */
 	const char *accept; /* exact value of Accept, or NULL */
 	const char *bearer; /* token for Authorization, or NULL; never logged */
 	const char *if_match; /* ETag without quotes, or NULL */
