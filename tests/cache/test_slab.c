@@ -1,0 +1,215 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cache/slab.h"
+#include "filer/base/base.h"
+
+static size_t used(struct slab *s)
+{
+	struct slab_stats st;
+
+	slab_stats(s, &st);
+	return st.used_bytes;
+}
+
+static struct slab *new_slab(size_t bytes)
+{
+	struct slab *s;
+
+	assert_int_equal(slab_new(bytes, &s), 0);
+	return s;
+}
+
+static void refuses_sizes_out_of_bounds(void **state)
+{
+	(void)state;
+	struct slab *s = NULL;
+
+	assert_int_equal(slab_new(SLAB_BYTES_MIN - 1, &s), -EINVAL);
+	assert_int_equal(slab_new(SIZE_MAX, &s), -EINVAL);
+	assert_null(s);
+	slab_free(NULL);
+}
+
+static void rounds_the_region_up_to_the_largest_class(void **state)
+{
+	(void)state;
+	struct slab *s = new_slab(SLAB_BYTES_MIN + 1);
+	struct slab_stats st;
+
+	slab_stats(s, &st);
+	assert_int_equal(st.total_bytes, SLAB_BYTES_MIN + SLAB_CLASS_MAX);
+	assert_true(st.huge_page_bytes >= 4096);
+	slab_free(s);
+}
+
+static void grants_power_of_two_classes_aligned_to_their_size(void **state)
+{
+	(void)state;
+	struct slab *s = new_slab(SLAB_BYTES_MIN);
+	static const size_t asked[] = { 0, 1, 4096, 4097, 65536, 65537, 1 << 20, 4 << 20 };
+	static const size_t granted[] = { 4096,	 4096,	 4096,	  8192,
+					  65536, 131072, 1 << 20, 4 << 20 };
+
+	for (size_t i = 0; i < ARRAY_LEN(asked); i++) {
+		struct slab_buf b;
+
+		assert_int_equal(slab_alloc(s, asked[i], &b), 0);
+		assert_int_equal(b.size, granted[i]);
+		assert_int_equal(slab_offset(s, b.ptr) % b.size, 0);
+		assert_int_equal(used(s), b.size);
+		slab_release(s, b);
+	}
+	assert_int_equal(used(s), 0);
+	slab_free(s);
+}
+
+static void refuses_what_no_class_holds(void **state)
+{
+	(void)state;
+	struct slab *s = new_slab(SLAB_BYTES_MIN);
+	struct slab_buf b;
+
+	assert_int_equal(slab_alloc(s, SLAB_CLASS_MAX + 1, &b), -E2BIG);
+	slab_free(s);
+}
+
+static void says_enomem_when_full_and_counts_it(void **state)
+{
+	(void)state;
+	struct slab *s = new_slab(SLAB_BYTES_MIN);
+	struct slab_buf a, b, c;
+	struct slab_stats st;
+
+	assert_int_equal(slab_alloc(s, SLAB_CLASS_MAX, &a), 0);
+	assert_int_equal(slab_alloc(s, SLAB_CLASS_MAX, &b), 0);
+	c.ptr = NULL;
+	assert_int_equal(slab_alloc(s, 1, &c), -ENOMEM);
+	assert_null(c.ptr);
+	slab_stats(s, &st);
+	assert_int_equal(st.failed, 1);
+	slab_release(s, a);
+	assert_int_equal(slab_alloc(s, 1, &c), 0);
+	slab_release(s, b);
+	slab_release(s, c);
+	slab_free(s);
+}
+
+static void merges_freed_neighbours_back_into_the_largest_class(void **state)
+{
+	(void)state;
+	struct slab *s = new_slab(SLAB_BYTES_MIN);
+	enum { N = SLAB_BYTES_MIN / SLAB_CLASS_MIN };
+	static struct slab_buf bufs[N];
+	struct slab_buf big[2];
+
+	for (size_t i = 0; i < N; i++)
+		assert_int_equal(slab_alloc(s, SLAB_CLASS_MIN, &bufs[i]), 0);
+	/* odd ones first: nothing merges until the even ones come back */
+	for (size_t i = 1; i < N; i += 2)
+		slab_release(s, bufs[i]);
+	assert_int_equal(slab_alloc(s, 2 * SLAB_CLASS_MIN, &big[0]), -ENOMEM);
+	for (size_t i = 0; i < N; i += 2)
+		slab_release(s, bufs[i]);
+	assert_int_equal(slab_alloc(s, SLAB_CLASS_MAX, &big[0]), 0);
+	assert_int_equal(slab_alloc(s, SLAB_CLASS_MAX, &big[1]), 0);
+	slab_release(s, big[0]);
+	slab_release(s, big[1]);
+	slab_free(s);
+}
+
+static void shows_the_same_bytes_through_the_descriptor(void **state)
+{
+	(void)state;
+	struct slab *s = new_slab(SLAB_BYTES_MIN);
+	struct slab_buf a, b;
+	char back[6];
+	void *base;
+	size_t bytes;
+
+	assert_int_equal(slab_alloc(s, 1, &a), 0);
+	assert_int_equal(slab_alloc(s, 1, &b), 0);
+	memcpy(b.ptr, "kelps", 6);
+	assert_int_equal(pread(slab_fd(s), back, 6, (off_t)slab_offset(s, b.ptr)), 6);
+	assert_string_equal(back, "kelps");
+	slab_region(s, &base, &bytes);
+	assert_true(a.ptr >= (uint8_t *)base && b.ptr + b.size <= (uint8_t *)base + bytes);
+	/* nobody may shrink it under us */
+	assert_int_equal(ftruncate(slab_fd(s), 0), -1);
+	assert_int_equal(errno, EPERM);
+	slab_release(s, a);
+	slab_release(s, b);
+	slab_free(s);
+}
+
+static void *churn(void *arg)
+{
+	struct slab *s = arg;
+	struct slab_buf held[16] = { 0 };
+	unsigned seed = (unsigned)(uintptr_t)held;
+
+	for (int i = 0; i < 20000; i++) {
+		struct slab_buf *b = &held[rand_r(&seed) % ARRAY_LEN(held)];
+
+		if (b->ptr) {
+			/* the mark is still ours: nobody else was given this memory */
+			if (memcmp(b->ptr, &b, sizeof(b)) != 0)
+				return "overwritten";
+			slab_release(s, *b);
+			b->ptr = NULL;
+		} else if (slab_alloc(s, (size_t)rand_r(&seed) % (512 * KIB), b) == 0) {
+			memcpy(b->ptr, &b, sizeof(b));
+		}
+	}
+	for (size_t i = 0; i < ARRAY_LEN(held); i++)
+		if (held[i].ptr)
+			slab_release(s, held[i]);
+	return NULL;
+}
+
+static void threads_never_share_a_buffer(void **state)
+{
+	(void)state;
+	struct slab *s = new_slab(SLAB_BYTES_MIN);
+	pthread_t t[4];
+	struct slab_buf b;
+
+	for (size_t i = 0; i < ARRAY_LEN(t); i++)
+		assert_int_equal(pthread_create(&t[i], NULL, churn, s), 0);
+	for (size_t i = 0; i < ARRAY_LEN(t); i++) {
+		void *complaint;
+
+		pthread_join(t[i], &complaint);
+		assert_null(complaint);
+	}
+	assert_int_equal(used(s), 0);
+	assert_int_equal(slab_alloc(s, SLAB_CLASS_MAX, &b), 0);
+	slab_release(s, b);
+	slab_free(s);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(refuses_sizes_out_of_bounds),
+		cmocka_unit_test(rounds_the_region_up_to_the_largest_class),
+		cmocka_unit_test(grants_power_of_two_classes_aligned_to_their_size),
+		cmocka_unit_test(refuses_what_no_class_holds),
+		cmocka_unit_test(says_enomem_when_full_and_counts_it),
+		cmocka_unit_test(merges_freed_neighbours_back_into_the_largest_class),
+		cmocka_unit_test(shows_the_same_bytes_through_the_descriptor),
+		cmocka_unit_test(threads_never_share_a_buffer),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
