@@ -285,19 +285,15 @@ static void sweep_release(struct sweep *s)
 	free(s->extents);
 }
 
-/* [from, to) shows the chunk. */
+/* [from, to) shows the chunk. What was shown before [from, to) is another chunk, so extents need no
+ * merging. */
 static int sweep_show(struct sweep *s, uint32_t chunk, uint64_t from, uint64_t to)
 {
 	const struct chunk *c = &s->chunks[chunk];
-	struct extent *prev = s->n_extents ? &s->extents[s->n_extents - 1] : NULL;
 
 	to = min_u64(to, min_u64(c->offset + c->size, s->file_size));
 	if (from >= to)
 		return 0;
-	if (prev && prev->chunk == chunk && prev->offset + prev->len == from) {
-		prev->len += to - from;
-		return 0;
-	}
 	if (s->n_extents == s->cap_extents) {
 		size_t cap = s->cap_extents ? 2 * s->cap_extents : s->n_chunks;
 		struct extent *grown = reallocarray(s->extents, cap, sizeof(*grown));
