@@ -3,6 +3,7 @@
 Environment:
   KELP_BIN_DIR   where kelpfs is (default build/release/bin), e.g. build/asan/bin
   KELP_WEED      the weed binary (default: the one of the virtual environment)
+  KELP_TEST_MOUNT=weed: run the tests on weed mount instead, to judge the tests themselves
   KELP_TEST_DIR  work directory (default: a new one in the directory for temporary files)
 """
 
@@ -74,8 +75,12 @@ def _mount_factory(work_dir):
 
     def make(source, options=(), arguments=(), env=None, mountpoint=None):
         name = f"kelpfs{next(numbers)}"
-        mount = mounts.KelpMount(source, mountpoint or work_dir / "mnt" / name, work_dir, options, name, arguments,
-                                 env)
+        mountpoint = mountpoint or work_dir / "mnt" / name
+        if os.environ.get("KELP_TEST_MOUNT") == "weed":
+            filer, slash, path = source.partition("/")
+            mount = mounts.WeedMount(filer, mountpoint, work_dir, slash + path or "/", ["-readOnly"], name)
+        else:
+            mount = mounts.KelpMount(source, mountpoint, work_dir, options, name, arguments, env)
         _running.append(mount.process)
         return mount
 
