@@ -20,6 +20,11 @@ bool log_wants(enum log_level level);
 
 void log_line(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* For failures that an application can cause as fast as it likes: at most LOG_LIMIT_PER_S lines a
+ * second, then one that says how many were left out. */
+#define LOG_LIMIT_PER_S 10
+void log_warning_limited(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
 #define log_error(...) log_line(LOG_LEVEL_ERROR, __VA_ARGS__)
 #define log_warning(...) log_line(LOG_LEVEL_WARNING, __VA_ARGS__)
 #define log_info(...) log_line(LOG_LEVEL_INFO, __VA_ARGS__)

@@ -1,0 +1,43 @@
+/* Open directories: a listing streamed in pages, the next page fetched while the kernel reads this
+ * one, seekable, in bounded memory.
+ *
+ * A position is 0 for ".", 1 for "..", then the number of names before it. Positions of pages already
+ * passed are remembered by the name before them, so that seeking back costs one request. */
+#ifndef KELP_DIR_H
+#define KELP_DIR_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "filer/base/base.h"
+
+struct dir_prefetcher;
+struct dir_stream;
+struct entry;
+struct filer;
+
+/* Threads that fetch next pages. */
+int dir_prefetcher_new(struct filer *filer, unsigned threads, unsigned page_entries,
+		       unsigned timeout_ms, struct dir_prefetcher **ret);
+/* All streams must be closed. Takes NULL. */
+void dir_prefetcher_free(struct dir_prefetcher *p);
+
+/* path is copied. Asks nothing yet. */
+int dir_open(struct dir_prefetcher *p, const char *path, struct dir_stream **ret);
+void dir_close(struct dir_stream *d);
+
+/* Positions of "." and "..", and of the first name. */
+#define DIR_POSITION_DOT 0
+#define DIR_POSITION_DOTDOT 1
+#define DIR_POSITION_FIRST 2
+
+/* The name at a position. Valid until the next call on this stream; the entry has no reference of its
+ * own. Returns 1 and a name, 0 at the end, or -errno. Reading DIR_POSITION_FIRST lists anew, as
+ * rewinddir() must. Calls on one stream must not overlap: dir_lock() for the length of one reply. */
+int dir_at(struct dir_stream *d, uint64_t position, const char **ret_name,
+	   struct entry **ret_entry);
+
+void dir_lock(struct dir_stream *d);
+void dir_unlock(struct dir_stream *d);
+
+#endif

@@ -1,0 +1,47 @@
+/* Open files: one version of an entry, pinned, and the way its bytes are read. */
+#ifndef KELP_HANDLE_H
+#define KELP_HANDLE_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "fs/reader.h"
+
+struct entry;
+struct inode;
+struct mount;
+
+enum handle_kind {
+	HANDLE_CHUNKS, /* through the reader */
+	HANDLE_INLINE, /* the entry holds the content */
+	HANDLE_FILER, /* only the filer can produce the bytes: remote storage, server-side encryption */
+};
+
+struct handle {
+	/* Immutable. */
+	enum handle_kind kind;
+	struct inode *inode;
+	struct entry *entry;
+	struct read_file *file; /* HANDLE_CHUNKS */
+	char *path; /* at the time of opening; for HANDLE_FILER and for messages */
+
+	atomic_bool confirmed; /* the kernel has been seen to act on the reply to open */
+};
+
+/* entry: a reference is taken. -EACCES where the content is encrypted with a key that only the
+ * client of the S3 interface has. */
+int handle_open(struct mount *m, struct inode *inode, struct entry *entry, const char *path,
+		struct handle **ret);
+void handle_close(struct handle *h);
+
+/* Reads up to len bytes at offset, short only at end of file. On success the bytes stay valid until
+ * handle_read_done(). -ESTALE: the file was replaced and this version's bytes are gone. */
+int handle_read(struct mount *m, struct handle *h, uint64_t offset, size_t len,
+		struct read_result *ret);
+void handle_read_done(struct handle *h, struct read_result *r);
+
+/* lseek SEEK_DATA, SEEK_HOLE. */
+int handle_seek(struct handle *h, uint64_t offset, int whence, uint64_t *ret);
+
+#endif

@@ -1,0 +1,375 @@
+#include "fs/inode.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <uthash.h>
+#include <utlist.h>
+
+#include "filer/base/base.h"
+#include "filer/entry.h"
+
+/* Longest name that a look-up is made for; the kernel's own limit for FUSE. */
+#define NAME_MAX_BYTES 1024
+
+#define ROOT_NUMBER 1
+
+/* The page cache of an inode: which version its pages are of, and whether the kernel has dropped
+ * the pages of the version before. */
+enum cache_state {
+	CACHE_NONE, /* nothing is known to be right */
+	CACHE_TOLD, /* an open was answered without keep_cache; the kernel may not have acted yet */
+	CACHE_CONFIRMED, /* a request came through a file opened so: the pages are of cache_version */
+};
+
+struct inode {
+	/* Immutable. */
+	struct inode *parent; /* holds a reference; NULL for the root */
+	size_t key_len;
+	struct inode_table *table;
+
+	/* Protected by table->lock. */
+	UT_hash_handle hh;
+	struct entry *entry;
+	uint64_t number; /* st_ino */
+	uint64_t lookups; /* by the kernel */
+	uint64_t children;
+	uint64_t cache_version;
+	int64_t fetched_ns;
+	unsigned open_files;
+	pid_t looked_up_by;
+	enum cache_state cache;
+	bool detached; /* not in the hash table; on table->nameless instead */
+	struct inode *prev, *next;
+
+	/* The key of the hash table: the parent's address, then the name with its NUL. Immutable. */
+	char key[];
+};
+
+struct inode_table {
+	char *root_path; /* immutable; "" for the filer's root */
+	struct inode *root;
+
+	/* Protects the table and what its inodes say; innermost but for nothing. */
+	pthread_mutex_t lock;
+	struct inode *by_name;
+	struct inode *nameless; /* detached ones, but for the root */
+	size_t count;
+	size_t entry_bytes;
+};
+
+static const char *name_of(const struct inode *i)
+{
+	return i->key + sizeof(i->parent);
+}
+
+uint64_t inode_number(uint64_t parent_number, const char *name, const struct entry *e)
+{
+	if (e->ino)
+		return e->ino;
+	uint64_t h = hash_bytes(HASH_SEED, &parent_number, sizeof(parent_number));
+
+	h = hash_bytes(h, name, strlen(name));
+	return h > ROOT_NUMBER ? h : ROOT_NUMBER + 1;
+}
+
+static void set_entry(struct inode *i, struct entry *e)
+{
+	struct inode_table *t = i->table;
+
+	if (i->entry)
+		t->entry_bytes -= entry_memory_bytes(i->entry);
+	t->entry_bytes += entry_memory_bytes(e);
+	entry_put(i->entry);
+	i->entry = e;
+	i->fetched_ns = now_ns();
+	i->number = i->parent ? inode_number(i->parent->number, name_of(i), e) : ROOT_NUMBER;
+}
+
+/* Takes e over on success. */
+static struct inode *inode_alloc(struct inode_table *t, struct inode *parent, const char *name,
+				 struct entry *e)
+{
+	size_t name_bytes = strlen(name) + 1;
+	struct inode *i = calloc(1, sizeof(*i) + sizeof(parent) + name_bytes);
+
+	if (!i)
+		return NULL;
+	i->table = t;
+	i->parent = parent;
+	i->key_len = sizeof(parent) + name_bytes;
+	memcpy(i->key, &parent, sizeof(parent));
+	memcpy(i->key + sizeof(parent), name, name_bytes);
+	set_entry(i, e);
+	if (parent)
+		parent->children++;
+	t->count++;
+	return i;
+}
+
+static void detach(struct inode *i)
+{
+	struct inode_table *t = i->table;
+
+	if (i->detached)
+		return;
+	HASH_DEL(t->by_name, i);
+	DL_APPEND(t->nameless, i);
+	i->detached = true;
+}
+
+/* Frees the inode, and then its parents, as long as nothing refers to them. Not recursive: paths may
+ * be deep. */
+static void release_unused(struct inode *i)
+{
+	while (i && i->parent && !i->lookups && !i->children && !i->open_files) {
+		struct inode *parent = i->parent;
+
+		if (i->detached)
+			DL_DELETE(i->table->nameless, i);
+		else
+			HASH_DEL(i->table->by_name, i);
+		i->table->entry_bytes -= entry_memory_bytes(i->entry);
+		i->table->count--;
+		entry_put(i->entry);
+		free(i);
+		parent->children--;
+		i = parent;
+	}
+}
+
+int inode_table_new(const char *root_path, struct entry *root, struct inode_table **ret)
+{
+	struct inode_table *t = calloc(1, sizeof(*t));
+	int err = -ENOMEM;
+
+	if (!t)
+		return err;
+	t->root_path = strdup(strcmp(root_path, "/") == 0 ? "" : root_path);
+	if (!t->root_path)
+		goto free_table;
+	t->root = inode_alloc(t, NULL, "", root);
+	if (!t->root)
+		goto free_path;
+	t->root->detached = true;
+	err = -pthread_mutex_init(&t->lock, NULL);
+	if (err)
+		goto free_root;
+	*ret = t;
+	return 0;
+
+free_root:
+	t->root->entry = NULL;
+	free(t->root);
+free_path:
+	free(t->root_path);
+free_table:
+	free(t);
+	return err;
+}
+
+void inode_table_free(struct inode_table *t)
+{
+	struct inode *i, *tmp;
+
+	if (!t)
+		return;
+	HASH_ITER (hh, t->by_name, i, tmp) {
+		HASH_DEL(t->by_name, i);
+		entry_put(i->entry);
+		free(i);
+	}
+	DL_FOREACH_SAFE (t->nameless, i, tmp) {
+		DL_DELETE(t->nameless, i);
+		entry_put(i->entry);
+		free(i);
+	}
+	entry_put(t->root->entry);
+	free(t->root);
+	pthread_mutex_destroy(&t->lock);
+	free(t->root_path);
+	free(t);
+}
+
+struct inode *inode_root(struct inode_table *t)
+{
+	return t->root;
+}
+
+/* Parents and names never change while the caller holds a reference to i, so no lock is needed but
+ * for `detached`. */
+static int path_length(struct inode_table *t, const struct inode *i, size_t *ret)
+{
+	size_t len = strlen(t->root_path);
+
+	for (; i->parent; i = i->parent) {
+		if (i->detached)
+			return -ESTALE;
+		len += 1 + strlen(name_of(i));
+	}
+	*ret = len;
+	return 0;
+}
+
+int inode_path(struct inode_table *t, struct inode *i, const char *name, char **ret)
+{
+	size_t name_len = name ? strlen(name) + 1 : 0;
+	size_t len;
+
+	LOCK_SCOPE(&t->lock);
+	int err = path_length(t, i, &len);
+	if (err)
+		return err;
+	if (len + name_len > INODE_PATH_MAX_BYTES)
+		return -ENAMETOOLONG;
+	char *path = malloc(len + name_len + 2);
+	if (!path)
+		return -ENOMEM;
+	char *p = path + len;
+	for (const struct inode *a = i; a->parent; a = a->parent) {
+		size_t n = strlen(name_of(a));
+
+		p -= n;
+		memcpy(p, name_of(a), n);
+		*--p = '/';
+	}
+	memcpy(path, t->root_path, strlen(t->root_path));
+	if (name) {
+		path[len] = '/';
+		memcpy(path + len + 1, name, name_len - 1);
+	}
+	path[len + name_len] = '\0';
+	if (len + name_len == 0)
+		memcpy(path, "/", 2);
+	*ret = path;
+	return 0;
+}
+
+static struct inode *find(struct inode_table *t, struct inode *parent, const char *name)
+{
+	char key[sizeof(parent) + NAME_MAX_BYTES + 1];
+	size_t name_bytes = strlen(name) + 1;
+	struct inode *i;
+
+	memcpy(key, &parent, sizeof(parent));
+	memcpy(key + sizeof(parent), name, name_bytes);
+	HASH_FIND(hh, t->by_name, key, sizeof(parent) + name_bytes, i);
+	return i;
+}
+
+/* May e take the place of what the inode holds, with the same page cache and the same links that the
+ * kernel keeps? */
+static bool fits(const struct inode *i, const struct entry *e)
+{
+	const struct entry *old = i->entry;
+
+	if ((old->mode & S_IFMT) != (e->mode & S_IFMT))
+		return false;
+	if (S_ISLNK(e->mode)) /* the kernel caches targets for as long as it knows the inode */
+		return strcmp(old->symlink ? old->symlink : "", e->symlink ? e->symlink : "") == 0;
+	return i->open_files == 0 || entry_same_version(old, e);
+}
+
+int inode_bind(struct inode_table *t, struct inode *parent, const char *name, struct entry *e,
+	       pid_t by, struct inode **ret)
+{
+	if (strlen(name) > NAME_MAX_BYTES) {
+		entry_put(e);
+		return -ENAMETOOLONG;
+	}
+	LOCK_SCOPE(&t->lock);
+	struct inode *i = find(t, parent, name);
+	if (i && fits(i, e)) {
+		set_entry(i, e);
+	} else {
+		struct inode *fresh = inode_alloc(t, parent, name, e);
+
+		if (!fresh) {
+			entry_put(e);
+			return -ENOMEM;
+		}
+		if (i)
+			detach(i);
+		HASH_ADD_KEYPTR(hh, t->by_name, fresh->key, fresh->key_len, fresh);
+		i = fresh;
+	}
+	i->looked_up_by = by;
+	i->lookups++;
+	*ret = i;
+	return 0;
+}
+
+void inode_forget(struct inode_table *t, struct inode *i, uint64_t n)
+{
+	LOCK_SCOPE(&t->lock);
+	i->lookups -= min_u64(n, i->lookups);
+	release_unused(i);
+}
+
+bool inode_refresh(struct inode_table *t, struct inode *i, struct entry *e)
+{
+	LOCK_SCOPE(&t->lock);
+	bool take = fits(i, e);
+
+	if (take) {
+		set_entry(i, e);
+		i->looked_up_by = 0;
+	} else {
+		entry_put(e);
+	}
+	return take;
+}
+
+uint64_t inode_shown_number(struct inode_table *t, struct inode *i)
+{
+	LOCK_SCOPE(&t->lock);
+	return i->number;
+}
+
+void inode_view(struct inode_table *t, struct inode *i, struct inode_view *ret)
+{
+	LOCK_SCOPE(&t->lock);
+	*ret = (struct inode_view){
+		.entry = entry_get(i->entry),
+		.fetched_ns = i->fetched_ns,
+		.looked_up_by = i->looked_up_by,
+		.open_files = i->open_files,
+		.detached = i->detached && i->parent,
+	};
+}
+
+int inode_open(struct inode_table *t, struct inode *i, const struct entry *e, bool *ret_keep_cache)
+{
+	LOCK_SCOPE(&t->lock);
+	if (!entry_same_version(i->entry, e))
+		return -ESTALE;
+	i->open_files++;
+	*ret_keep_cache = i->cache == CACHE_CONFIRMED && i->cache_version == e->version;
+	if (!*ret_keep_cache) {
+		i->cache = CACHE_TOLD;
+		i->cache_version = e->version;
+	}
+	return 0;
+}
+
+void inode_open_confirmed(struct inode_table *t, struct inode *i)
+{
+	LOCK_SCOPE(&t->lock);
+	if (i->cache == CACHE_TOLD)
+		i->cache = CACHE_CONFIRMED;
+}
+
+void inode_close(struct inode_table *t, struct inode *i)
+{
+	LOCK_SCOPE(&t->lock);
+	i->open_files--;
+	release_unused(i);
+}
+
+void inode_table_stats(struct inode_table *t, struct inode_stats *ret)
+{
+	LOCK_SCOPE(&t->lock);
+	*ret = (struct inode_stats){ .inodes = t->count, .entry_bytes = t->entry_bytes };
+}

@@ -1,0 +1,56 @@
+/* One mount: everything that the FUSE operations work with, made and taken down in order. */
+#ifndef KELP_MOUNT_H
+#define KELP_MOUNT_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "filer/base/base.h"
+#include "filer/filer.h"
+#include "fs/cluster.h"
+
+struct blockcache;
+struct dir_prefetcher;
+struct entry;
+struct fuse_session;
+struct inode;
+struct inode_table;
+struct options;
+struct reader;
+struct slab;
+
+struct mount {
+	/* Immutable once the session runs. */
+	const struct options *options;
+	struct cluster cluster;
+	struct slab *slab;
+	struct blockcache *cache;
+	struct reader *reader;
+	struct inode_table *inodes;
+	struct dir_prefetcher *dirs;
+	struct fuse_session *session;
+	bool splice;
+
+	/* Called once, when the kernel has opened the session and the mount can be used. */
+	void (*on_ready)(void *arg);
+	void *on_ready_arg;
+
+	pthread_mutex_t statfs_lock; /* protects the two below; nothing is taken under it */
+	struct filer_capacity capacity;
+	int64_t capacity_at_ms; /* 0: never asked */
+};
+
+/* Looks up the mounted path, mounts and serves until unmounted or told to end. message says what went
+ * wrong, for one line to the user. Returns 0 after a clean end, or -errno. */
+int mount_run(const struct options *o, void (*on_ready)(void *arg), void *arg, char *message,
+	      size_t message_bytes);
+
+/* The time limit of one request. */
+struct deadline mount_deadline(const struct mount *m);
+
+/* SeaweedFS's own directories, which weed mount does not show either. */
+bool mount_hides(const struct mount *m, struct inode *parent, const char *name);
+
+#endif
