@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 #include <utlist.h>
 
 #include "filer/endpoint.h"
@@ -558,6 +559,19 @@ static int set_method(struct handle *h, const struct http_request *r)
 	return 0;
 }
 
+/* Bytes that lie there before anything was asked would be taken for the answer: libcurl looks only
+ * for a connection that is closed. HTTP/2 peers may send frames of their own at any time. */
+static bool must_reconnect(struct handle *h)
+{
+	curl_socket_t fd = CURL_SOCKET_BAD;
+	char c;
+
+	if (h->grpc || curl_easy_getinfo(h->curl, CURLINFO_ACTIVESOCKET, &fd) != CURLE_OK ||
+	    fd == CURL_SOCKET_BAD)
+		return false;
+	return recv(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
 static int set_request(struct handle *h, const struct http_request *r, int64_t left_ms)
 {
 	h->req = r;
@@ -571,6 +585,7 @@ static int set_request(struct handle *h, const struct http_request *r, int64_t l
 	reset_head(&h->head);
 	if (curl_easy_setopt(h->curl, CURLOPT_URL, r->url) != CURLE_OK)
 		return -ENOMEM;
+	curl_easy_setopt(h->curl, CURLOPT_FRESH_CONNECT, must_reconnect(h) ? 1L : 0L);
 	curl_easy_setopt(h->curl, CURLOPT_TIMEOUT_MS, (long)min_u64((uint64_t)left_ms, INT32_MAX));
 	int err = set_method(h, r);
 	return err ? err : set_headers(h, r);

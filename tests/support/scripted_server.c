@@ -52,17 +52,18 @@ static void require(bool ok, const char *what)
 
 static void keep_request(struct scripted_server *s, const char *text, size_t len)
 {
-	char *copy = strndup(text, len);
+	char *copy = calloc(1, len + 1);
 
-	require(copy != NULL, "strndup");
+	require(copy != NULL, "calloc");
+	memcpy(copy, text, len);
 	pthread_mutex_lock(&s->lock);
 	require(s->n_requests < REQUESTS_MAX, "too many requests");
 	s->requests[s->n_requests++] = copy;
 	pthread_mutex_unlock(&s->lock);
 }
 
-/* Bytes of the request that text begins with; 0 while it is not whole. */
-static size_t request_length(const char *text)
+/* Bytes of the request that the filled bytes of text begin with; 0 while it is not whole. */
+static size_t request_length(const char *text, size_t filled)
 {
 	const char *end = strstr(text, "\r\n\r\n");
 	const char *length = strcasestr(text, "\r\nContent-Length:");
@@ -72,7 +73,7 @@ static size_t request_length(const char *text)
 	size_t total = (size_t)(end - text) + 4;
 	if (length && length < end)
 		total += strtoul(length + strlen("\r\nContent-Length:"), NULL, 10);
-	return strlen(text) < total ? 0 : total;
+	return filled < total ? 0 : total;
 }
 
 /* False: the peer closed, or the server is being stopped. */
@@ -80,7 +81,7 @@ static bool receive_request(struct connection *c, char *buf, size_t *filled)
 {
 	size_t len;
 
-	while ((len = request_length(buf)) == 0) {
+	while ((len = request_length(buf, *filled)) == 0) {
 		require(*filled < REQUEST_BYTES_MAX, "request too long");
 		ssize_t n = recv(c->fd, buf + *filled, REQUEST_BYTES_MAX - *filled, 0);
 		if (n <= 0)
