@@ -205,7 +205,6 @@ static int decode_begin(void *arg, bool gzip, int64_t stored_len)
 		.cipher_key = c->cipher_key,
 		/* Under encryption only the entry knows; else what came is what it says it is. */
 		.gzip = c->cipher_key ? (c->flags & CHUNK_GZIP) != 0 : gzip,
-		.plain_size = c->size,
 		.plain_limit = dec->plain_limit,
 		.want_offset = dec->want_offset,
 		.windows = dec->windows,
