@@ -194,8 +194,9 @@ struct point {
  *   - a chunk that starts while the topmost one has the same time is never listed;
  *   - an end takes the last chunk of that time from the list, whosever end it is.
  * So, of two equals, the one that starts first is seen, up to the nearer end, and what is left of
- * either reads as zeros. Where the wrong one was taken while a newer one hid both, the filer would
- * read beyond the end of a chunk (and fails); here that part is zeros too. */
+ * either reads as zeros. Where the wrong one was taken while a newer one hid both, the filer goes on
+ * beyond the end of a chunk, and fails or shows what a truncation cut off; here that part is zeros
+ * too. */
 struct sweep {
 	const struct chunk *chunks;
 	size_t n_chunks;

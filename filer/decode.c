@@ -104,15 +104,16 @@ static void fill_windows(struct decoder *d, const uint8_t *p, size_t n)
 		const struct decode_window *w = &d->spec.windows[d->window];
 		size_t step = min_u64(n, w->len - d->window_pos);
 
+		if (step == 0) {
+			d->window++;
+			d->window_pos = 0;
+			continue;
+		}
 		memcpy(w->ptr + d->window_pos, p, step);
 		p += step;
 		n -= step;
 		d->wanted += step;
 		d->window_pos += step;
-		if (d->window_pos == w->len) {
-			d->window++;
-			d->window_pos = 0;
-		}
 	}
 }
 

@@ -48,9 +48,10 @@ static struct chunkmap *build(uint64_t size, struct chunk *chunks, size_t n)
 /* key names the chunk. */
 static struct chunk piece(uint64_t key, uint64_t offset, uint64_t size, int64_t time)
 {
-	return (struct chunk){
-		.fid = { .key = key }, .offset = offset, .size = size, .modified_ns = time
-	};
+	return (struct chunk){ .fid = { .key = key, .volume_id = 1 },
+			       .offset = offset,
+			       .size = size,
+			       .modified_ns = time };
 }
 
 static void assert_extent(const struct chunkmap *m, size_t i, uint64_t key, uint64_t offset,
@@ -437,6 +438,7 @@ static int read_stored(void *arg, const struct chunk *c, size_t max_bytes, struc
 
 		filer_pb__file_chunk__init(&chunks[i]);
 		filer_pb__file_id__init(&fids[i]);
+		fids[i].volume_id = 1;
 		fids[i].file_key = from->fid.key;
 		chunks[i].fid = &fids[i];
 		chunks[i].offset = (int64_t)from->offset;
