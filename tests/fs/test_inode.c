@@ -1,0 +1,258 @@
+/* The inode table: one version for those who have a file open, the present one for everybody else. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include <cmocka.h>
+
+#include "filer/entry.h"
+#include "fs/inode.h"
+
+/* An entry as the filer would send it. */
+static struct entry *entry(const char *kind, unsigned size)
+{
+	char json[512];
+	struct entry *e;
+	int n = snprintf(json, sizeof(json),
+			 "{\"FullPath\":\"/x\",\"Mtime\":\"2026-01-02T03:04:05Z\",\"Mode\":%s,"
+			 "\"FileSize\":%u,\"Inode\":0,\"SymlinkTarget\":\"%s\"}",
+			 strcmp(kind, "dir") == 0       ? "2147484141"
+			 : strcmp(kind, "symlink") == 0 ? "134218239"
+							: "420",
+			 size, strcmp(kind, "symlink") == 0 ? (size ? "target2" : "target1") : "");
+
+	assert_int_equal(entry_from_json(json, (size_t)n, &e, NULL), 0);
+	return e;
+}
+
+static struct inode_table *new_table(const char *path)
+{
+	struct inode_table *t;
+
+	assert_int_equal(inode_table_new(path, entry("dir", 0), &t), 0);
+	return t;
+}
+
+static struct inode *bind(struct inode_table *t, struct inode *parent, const char *name,
+			  struct entry *e)
+{
+	struct inode *i;
+
+	assert_int_equal(inode_bind(t, parent, name, e, 0, &i), 0);
+	return i;
+}
+
+static void assert_path(struct inode_table *t, struct inode *i, const char *name,
+			const char *wanted)
+{
+	char *path;
+
+	assert_int_equal(inode_path(t, i, name, &path), 0);
+	assert_string_equal(path, wanted);
+	free(path);
+}
+
+static void open_version(struct inode_table *t, struct inode *i, bool *keep)
+{
+	struct inode_view v;
+
+	inode_view(t, i, &v);
+	assert_int_equal(inode_open(t, i, v.entry, keep), 0);
+	entry_put(v.entry);
+}
+
+static void a_name_keeps_its_inode_while_the_kernel_knows_it(void **state)
+{
+	struct inode_table *t = new_table("/");
+	struct inode *root = inode_root(t);
+
+	(void)state;
+	struct inode *a = bind(t, root, "a", entry("file", 1));
+	assert_ptr_equal(bind(t, root, "a", entry("file", 1)), a);
+	assert_ptr_not_equal(bind(t, root, "b", entry("file", 1)), a);
+	inode_table_free(t);
+}
+
+static void paths_start_at_the_mounted_directory(void **state)
+{
+	struct inode_table *t = new_table("/sub");
+	struct inode *d = bind(t, inode_root(t), "d", entry("dir", 0));
+
+	(void)state;
+	assert_path(t, inode_root(t), NULL, "/sub");
+	assert_path(t, d, NULL, "/sub/d");
+	assert_path(t, bind(t, d, "f", entry("file", 0)), NULL, "/sub/d/f");
+	assert_path(t, d, "new", "/sub/d/new");
+	inode_table_free(t);
+}
+
+static void the_root_of_the_filer_is_a_slash(void **state)
+{
+	struct inode_table *t = new_table("/");
+
+	(void)state;
+	assert_path(t, inode_root(t), NULL, "/");
+	assert_path(t, inode_root(t), "a", "/a");
+	inode_table_free(t);
+}
+
+static void forgetting_the_last_lookup_frees_the_inode_and_its_parents(void **state)
+{
+	struct inode_table *t = new_table("/");
+	struct inode *d = bind(t, inode_root(t), "d", entry("dir", 0));
+	struct inode *f = bind(t, d, "f", entry("file", 0));
+	struct inode_stats s;
+
+	(void)state;
+	inode_forget(t, d, 1);
+	inode_table_stats(t, &s);
+	assert_int_equal(s.inodes, 3);
+	inode_forget(t, f, 1);
+	inode_table_stats(t, &s);
+	assert_int_equal(s.inodes, 1);
+	inode_table_free(t);
+}
+
+static void a_closed_file_takes_a_new_version_in_place(void **state)
+{
+	struct inode_table *t = new_table("/");
+	struct inode *a = bind(t, inode_root(t), "a", entry("file", 1));
+	struct inode_view v;
+
+	(void)state;
+	assert_ptr_equal(bind(t, inode_root(t), "a", entry("file", 2)), a);
+	inode_view(t, a, &v);
+	assert_int_equal(v.entry->size, 2);
+	entry_put(v.entry);
+	inode_table_free(t);
+}
+
+static void an_open_file_keeps_its_version_and_the_name_gets_a_new_inode(void **state)
+{
+	struct inode_table *t = new_table("/");
+	struct inode *a = bind(t, inode_root(t), "a", entry("file", 1));
+	struct inode_view v;
+	bool keep;
+	char *path;
+
+	(void)state;
+	open_version(t, a, &keep);
+	struct inode *b = bind(t, inode_root(t), "a", entry("file", 2));
+	assert_ptr_not_equal(a, b);
+	inode_view(t, a, &v);
+	assert_int_equal(v.entry->size, 1);
+	assert_true(v.detached);
+	entry_put(v.entry);
+	assert_int_equal(inode_path(t, a, NULL, &path), -ESTALE);
+	inode_close(t, a);
+	inode_table_free(t);
+}
+
+static void refreshing_an_open_file_does_not_change_its_version(void **state)
+{
+	struct inode_table *t = new_table("/");
+	struct inode *a = bind(t, inode_root(t), "a", entry("file", 1));
+	bool keep;
+
+	(void)state;
+	open_version(t, a, &keep);
+	assert_false(inode_refresh(t, a, entry("file", 2)));
+	inode_close(t, a);
+	assert_true(inode_refresh(t, a, entry("file", 2)));
+	inode_table_free(t);
+}
+
+static void another_type_under_a_name_is_another_inode(void **state)
+{
+	struct inode_table *t = new_table("/");
+	struct inode *a = bind(t, inode_root(t), "a", entry("file", 1));
+
+	(void)state;
+	assert_ptr_not_equal(bind(t, inode_root(t), "a", entry("dir", 0)), a);
+	inode_table_free(t);
+}
+
+static void another_target_of_a_symlink_is_another_inode(void **state)
+{
+	struct inode_table *t = new_table("/");
+	struct inode *a = bind(t, inode_root(t), "a", entry("symlink", 0));
+
+	(void)state;
+	assert_ptr_equal(bind(t, inode_root(t), "a", entry("symlink", 0)), a);
+	assert_ptr_not_equal(bind(t, inode_root(t), "a", entry("symlink", 1)), a);
+	inode_table_free(t);
+}
+
+static void the_page_cache_is_kept_only_for_a_version_that_was_read(void **state)
+{
+	struct inode_table *t = new_table("/");
+	struct inode *a = bind(t, inode_root(t), "a", entry("file", 1));
+	bool keep;
+
+	(void)state;
+	open_version(t, a, &keep);
+	assert_false(keep);
+	open_version(t, a, &keep);
+	assert_false(keep);
+	inode_open_confirmed(t, a);
+	open_version(t, a, &keep);
+	assert_true(keep);
+	inode_close(t, a);
+	inode_close(t, a);
+	inode_close(t, a);
+	bind(t, inode_root(t), "a", entry("file", 2));
+	open_version(t, a, &keep);
+	assert_false(keep);
+	inode_close(t, a);
+	inode_table_free(t);
+}
+
+static void opening_a_version_that_is_no_longer_there_is_stale(void **state)
+{
+	struct inode_table *t = new_table("/");
+	struct inode *a = bind(t, inode_root(t), "a", entry("file", 1));
+	struct entry *other = entry("file", 2);
+	bool keep;
+
+	(void)state;
+	assert_int_equal(inode_open(t, a, other, &keep), -ESTALE);
+	entry_put(other);
+	inode_table_free(t);
+}
+
+static void a_name_without_a_number_of_the_filer_has_a_stable_one(void **state)
+{
+	struct entry *e = entry("file", 1);
+
+	(void)state;
+	assert_int_equal(inode_number(1, "a", e), inode_number(1, "a", e));
+	assert_int_not_equal(inode_number(1, "a", e), inode_number(1, "b", e));
+	assert_int_not_equal(inode_number(1, "a", e), inode_number(2, "a", e));
+	entry_put(e);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_name_keeps_its_inode_while_the_kernel_knows_it),
+		cmocka_unit_test(paths_start_at_the_mounted_directory),
+		cmocka_unit_test(the_root_of_the_filer_is_a_slash),
+		cmocka_unit_test(forgetting_the_last_lookup_frees_the_inode_and_its_parents),
+		cmocka_unit_test(a_closed_file_takes_a_new_version_in_place),
+		cmocka_unit_test(an_open_file_keeps_its_version_and_the_name_gets_a_new_inode),
+		cmocka_unit_test(refreshing_an_open_file_does_not_change_its_version),
+		cmocka_unit_test(another_type_under_a_name_is_another_inode),
+		cmocka_unit_test(another_target_of_a_symlink_is_another_inode),
+		cmocka_unit_test(the_page_cache_is_kept_only_for_a_version_that_was_read),
+		cmocka_unit_test(opening_a_version_that_is_no_longer_there_is_stale),
+		cmocka_unit_test(a_name_without_a_number_of_the_filer_has_a_stable_one),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
