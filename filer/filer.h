@@ -71,5 +71,7 @@ size_t filer_current(struct filer *f);
 const char *filer_current_url(struct filer *f);
 /* Says that the filer did not answer a request made outside of this module. */
 void filer_failed(struct filer *f, size_t index);
+/* Names left out of listings so far, because no file can have them. */
+uint64_t filer_names_refused(struct filer *f);
 
 #endif
