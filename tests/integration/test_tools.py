@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import sqlite3
+import stat
 import subprocess
 import sys
 import zipfile
@@ -72,9 +73,14 @@ def source(work_dir):
 def stored(source, corpus):
     top = corpus.through_mount(DIRECTORY)
     run("cp", "-a", f"{source}/.", top)
-    # weed mount loses the time of a file when a second name for it is made.
-    time_ns = os.stat(source / "large.bin").st_mtime_ns
-    os.utime(top / "large.bin", ns=(time_ns, time_ns))
+    # weed mount loses the mode and the time of many files in this; what is set later stays.
+    for directory, names, files in os.walk(source, topdown=False):
+        for name in (*files, *names):
+            path = Path(directory, name)
+            copy, s = top / path.relative_to(source), path.lstat()
+            if not path.is_symlink():
+                copy.chmod(stat.S_IMODE(s.st_mode))
+                os.utime(copy, ns=(s.st_mtime_ns, s.st_mtime_ns))
 
 
 @pytest.fixture
