@@ -4,9 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <openssl/evp.h>
-
 #include "filer.pb-c.h"
+#include "filer/json.h"
+#include "filer/wire.h"
 
 /* FileChunkManifest.chunks */
 #define CHUNKS_FIELD 1
@@ -112,56 +112,38 @@ static int count_chunks(const uint8_t *pb, size_t len, size_t chunks_max, size_t
 	return 0;
 }
 
-static int fid_of(const FilerPb__FileChunk *pb, struct fid *ret)
+/* key: where to keep the cipher key, if there is one. Overwrites the e_tag. */
+static int chunk_of(FilerPb__FileChunk *pb, uint8_t key[CIPHER_KEY_BYTES], struct chunk *ret)
 {
-	if (!pb->fid)
-		return fid_parse(pb->file_id, strlen(pb->file_id), ret) ? -EPROTO : 0;
-	*ret = (struct fid){ .key = pb->fid->file_key,
-			     .volume_id = pb->fid->volume_id,
-			     .cookie = pb->fid->cookie };
-	return 0;
-}
+	struct wire_chunk w = {
+		.offset = pb->offset,
+		.size = pb->size,
+		.modified_ns = pb->modified_ts_ns,
+		.md5.p = pb->e_tag,
+		.cipher_key = { pb->cipher_key.data, pb->cipher_key.len },
+		.gzip = pb->is_compressed,
+		.manifest = pb->is_chunk_manifest,
+	};
+	struct chunk c;
 
-/* Text that is no MD5 means that there is no checksum. */
-static bool md5_of(const char *e_tag, uint8_t md5[CHUNK_MD5_BYTES])
-{
-	enum { TEXT_LEN = 24, RAW_LEN = 18 }; /* two bytes of it stand for the padding */
-	uint8_t raw[RAW_LEN];
-
-	if (strlen(e_tag) != TEXT_LEN || strcmp(e_tag + TEXT_LEN - 2, "==") != 0 ||
-	    EVP_DecodeBlock(raw, (const unsigned char *)e_tag, TEXT_LEN) != RAW_LEN)
-		return false;
-	memcpy(md5, raw, CHUNK_MD5_BYTES);
-	return true;
-}
-
-/* key: where to keep the cipher key, if there is one. */
-static int chunk_of(const FilerPb__FileChunk *pb, uint8_t *key, struct chunk *ret)
-{
-	struct chunk c = { .offset = (uint64_t)pb->offset,
-			   .size = pb->size,
-			   .modified_ns = pb->modified_ts_ns };
-
-	if (pb->offset < 0 || pb->size > (uint64_t)(INT64_MAX - pb->offset))
-		return -EPROTO;
 	/* Which encrypted files can be read is decided by the entry, and no writer puts their chunks
 	 * into manifests. */
 	if (pb->sse_type != CHUNK_SSE_NONE)
 		return -EPROTO;
-	if (fid_of(pb, &c.fid))
+	if (pb->fid)
+		w.fid = (struct fid){ .key = pb->fid->file_key,
+				      .volume_id = pb->fid->volume_id,
+				      .cookie = pb->fid->cookie };
+	else
+		w.file_id = (struct wire_bytes){ pb->file_id, strlen(pb->file_id) };
+	if (json_base64(pb->e_tag, &w.md5.len))
+		w.md5.len = 0; /* other text means that there is no checksum */
+	if (wire_chunk_decode(&w, &c))
 		return -EPROTO;
-	if (pb->cipher_key.len != 0 && pb->cipher_key.len != CIPHER_KEY_BYTES)
-		return -EPROTO;
-	if (pb->cipher_key.len != 0) {
-		memcpy(key, pb->cipher_key.data, CIPHER_KEY_BYTES);
+	if (c.cipher_key) {
+		memcpy(key, c.cipher_key, CIPHER_KEY_BYTES);
 		c.cipher_key = key;
 	}
-	if (pb->is_compressed)
-		c.flags |= CHUNK_GZIP;
-	if (pb->is_chunk_manifest)
-		c.flags |= CHUNK_MANIFEST;
-	if (md5_of(pb->e_tag, c.md5))
-		c.flags |= CHUNK_HAS_MD5;
 	*ret = c;
 	return 0;
 }
