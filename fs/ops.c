@@ -78,13 +78,20 @@ static int errno_for_application(int err)
 	return EIO;
 }
 
-static void reply_failure(fuse_req_t req, const char *operation, const char *path, int err)
+/* path is of the filer's namespace; where it is NULL, the inode's is looked for. */
+static void reply_failure(fuse_req_t req, const char *operation, struct inode *i, const char *path,
+			  int err)
 {
 	int shown = errno_for_application(err);
 
-	if (shown == EIO || shown == EACCES || shown == ENOMEM)
-		log_warning_limited("%s %s: %s", operation, path ? path : "(unlinked)",
+	if (shown == EIO || shown == EACCES || shown == ENOMEM) {
+		CLEANUP_FREE char *of_inode = NULL;
+
+		if (!path && inode_path(mount_of(req)->inodes, i, NULL, &of_inode) == 0)
+			path = of_inode;
+		log_warning_limited("%s %s: %s", operation, path ? path : "(replaced)",
 				    strerror(-err));
+	}
 	fuse_reply_err(req, shown);
 }
 
@@ -186,7 +193,7 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 	(void)fi;
 	int err = recent_entry(m, i, SAME_CALL_NS, &e);
 	if (err) {
-		reply_failure(req, "getattr", NULL, err);
+		reply_failure(req, "getattr", i, NULL, err);
 		return;
 	}
 	fill_stat(m, e, inode_shown_number(m->inodes, i), &st);
@@ -197,11 +204,12 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 static void op_readlink(fuse_req_t req, fuse_ino_t ino)
 {
 	struct mount *m = mount_of(req);
+	struct inode *i = inode_of(m, ino);
 	struct entry *e;
-	int err = recent_entry(m, inode_of(m, ino), attr_timeout_ns(m), &e);
+	int err = recent_entry(m, i, attr_timeout_ns(m), &e);
 
 	if (err) {
-		reply_failure(req, "readlink", NULL, err);
+		reply_failure(req, "readlink", i, NULL, err);
 		return;
 	}
 	if (!e->symlink)
@@ -248,7 +256,7 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent_ino, const char *name)
 		return;
 	}
 	if (err) {
-		reply_failure(req, "lookup", path, err);
+		reply_failure(req, "lookup", parent, path, err);
 		return;
 	}
 	fill_entry_param(m, i, &param);
@@ -359,7 +367,7 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		entry_put(e);
 	}
 	if (err)
-		reply_failure(req, "open", path, err);
+		reply_failure(req, "open", i, path, err);
 	else if (fuse_reply_open(req, fi))
 		release_handle(m, handle_of(fi));
 }
@@ -408,7 +416,7 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
 	confirm_open(m, h);
 	int err = handle_read(m, h, (uint64_t)offset, size, &r);
 	if (err) {
-		reply_failure(req, "read", h->path, err);
+		reply_failure(req, "read", h->inode, h->path, err);
 		return;
 	}
 	if (m->splice)
@@ -447,14 +455,15 @@ static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
 static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct mount *m = mount_of(req);
+	struct inode *i = inode_of(m, ino);
 	CLEANUP_FREE char *path = NULL;
 	struct dir_stream *d;
-	int err = inode_path(m->inodes, inode_of(m, ino), NULL, &path);
+	int err = inode_path(m->inodes, i, NULL, &path);
 
 	if (!err)
 		err = dir_open(m->dirs, path, &d);
 	if (err) {
-		reply_failure(req, "opendir", path, err);
+		reply_failure(req, "opendir", i, path, err);
 		return;
 	}
 	fi->fh = (uintptr_t)d;
@@ -587,7 +596,7 @@ static void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t of
 	dir_unlock(d);
 	/* Names that were added count as looked up: a failure after them is for the next request. */
 	if (err && !r.used)
-		reply_failure(req, "readdir", NULL, err);
+		reply_failure(req, "readdir", r.dir, NULL, err);
 	else
 		fuse_reply_buf(req, buf, r.used);
 }
@@ -619,11 +628,12 @@ static void reply_sized(fuse_req_t req, const void *value, size_t len, size_t si
 static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
 	struct mount *m = mount_of(req);
+	struct inode *i = inode_of(m, ino);
 	struct entry *e;
-	int err = recent_entry(m, inode_of(m, ino), attr_timeout_ns(m), &e);
+	int err = recent_entry(m, i, attr_timeout_ns(m), &e);
 
 	if (err) {
-		reply_failure(req, "getxattr", NULL, err);
+		reply_failure(req, "getxattr", i, NULL, err);
 		return;
 	}
 	uint32_t n = 0;
@@ -639,24 +649,25 @@ static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t
 static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 {
 	struct mount *m = mount_of(req);
+	struct inode *i = inode_of(m, ino);
 	struct entry *e;
-	int err = recent_entry(m, inode_of(m, ino), attr_timeout_ns(m), &e);
+	int err = recent_entry(m, i, attr_timeout_ns(m), &e);
 
 	if (err) {
-		reply_failure(req, "listxattr", NULL, err);
+		reply_failure(req, "listxattr", i, NULL, err);
 		return;
 	}
 	size_t len = 0;
-	for (uint32_t i = 0; i < e->n_xattrs; i++)
-		len += e->xattrs[i].name_len + 1;
+	for (uint32_t n = 0; n < e->n_xattrs; n++)
+		len += e->xattrs[n].name_len + 1;
 	CLEANUP_FREE char *names = malloc(len ? len : 1);
 	if (!names) {
 		fuse_reply_err(req, ENOMEM);
 	} else {
 		char *p = names;
 
-		for (uint32_t i = 0; i < e->n_xattrs; i++)
-			p = mempcpy(p, e->xattrs[i].name, e->xattrs[i].name_len + 1);
+		for (uint32_t n = 0; n < e->n_xattrs; n++)
+			p = mempcpy(p, e->xattrs[n].name, e->xattrs[n].name_len + 1);
 		reply_sized(req, names, len, size);
 	}
 	entry_put(e);
