@@ -390,15 +390,12 @@ static void accepts_anything_without_a_key(void **state)
 	token_source_free(t);
 }
 
-static void accepts_a_token_without_times(void **state)
+static void accepts_a_token_without_times_in_any_spelling(void **state)
 {
 	struct token_source *t = source_from(both_keys);
 
 	(void)state;
 	assert_int_equal(check(t, KEY, HS256, "{\"fid\":\"" NEEDLE_TEXT "\"}"), 0);
-	assert_int_equal(
-		check(t, KEY, "{\"typ\":\"JWT\",\"alg\":\"HS256\"}", "{\"fid\":\"3,01637037D6A\"}"),
-		-EACCES);
 	assert_int_equal(check(t, KEY, "{\"typ\":\"JWT\",\"alg\":\"HS256\"}",
 			       "{\"fid\":\"3,001637037D6A\"}"),
 			 0);
@@ -524,7 +521,7 @@ int main(void)
 		cmocka_unit_test(reloads_while_others_sign),
 		cmocka_unit_test(accepts_its_own_tokens),
 		cmocka_unit_test(accepts_anything_without_a_key),
-		cmocka_unit_test(accepts_a_token_without_times),
+		cmocka_unit_test(accepts_a_token_without_times_in_any_spelling),
 		cmocka_unit_test(refuses_a_token_for_another_needle),
 		cmocka_unit_test(refuses_a_token_of_another_key),
 		cmocka_unit_test(refuses_another_algorithm),
