@@ -351,6 +351,8 @@ static void set_options(struct handle *h, const struct http_config *cfg)
 	curl_easy_setopt(curl, CURLOPT_HTTP_VERSION,
 			 h->grpc ? (long)CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE
 				 : (long)CURL_HTTP_VERSION_1_1);
+	/* libcurl 7.88 fails (CURLE_HTTP2) on every second call when it may reuse such a connection. */
+	curl_easy_setopt(curl, CURLOPT_FORBID_REUSE, h->grpc ? 1L : 0L);
 	curl_easy_setopt(curl, CURLOPT_TCP_NODELAY, 1L);
 	curl_easy_setopt(curl, CURLOPT_MAXCONNECTS, 1L);
 	curl_easy_setopt(curl, CURLOPT_MAXAGE_CONN, max_age_s(cfg->idle_max_ms));
@@ -607,11 +609,16 @@ static int connect_error(CURL *curl)
 	}
 }
 
-/* TLS 1.3 servers refuse a client certificate only after the handshake; libcurl then reports a
- * failed read, and nothing but the text of OpenSSL's error tells that from a reset. */
-static int receive_error(const struct handle *h)
+/* libcurl has no codes for these; only OpenSSL's text tells them from a connection that broke. A
+ * server that misses our certificate says so after a TLS 1.3 handshake, as an alert in place of the
+ * answer. */
+static int tls_or_receive_error(const struct handle *h)
 {
-	return strstr(h->error, " alert ") ? -EACCES : -ECONNRESET;
+	if (strstr(h->error, " alert "))
+		return -EACCES;
+	if (strstr(h->error, "wrong version number")) /* no TLS at all */
+		return -EPROTO;
+	return -ECONNRESET;
 }
 
 static int errno_of_curl(const struct handle *h, CURLcode code)
@@ -626,11 +633,11 @@ static int errno_of_curl(const struct handle *h, CURLcode code)
 	case CURLE_COULDNT_RESOLVE_HOST:
 		return -EHOSTUNREACH;
 	case CURLE_RECV_ERROR:
-		return receive_error(h);
+	case CURLE_SSL_CONNECT_ERROR:
+		return tls_or_receive_error(h);
 	case CURLE_SEND_ERROR:
 	case CURLE_GOT_NOTHING:
 		return -ECONNRESET;
-	case CURLE_SSL_CONNECT_ERROR:
 	case CURLE_SSL_CERTPROBLEM:
 	case CURLE_SSL_CIPHER:
 	case CURLE_SSL_CACERT_BADFILE:
