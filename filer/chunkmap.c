@@ -464,7 +464,7 @@ int chunkmap_seek_data(const struct chunkmap *m, uint64_t offset, uint64_t *ret)
 {
 	size_t i = chunkmap_find(m, offset);
 
-	if (offset >= m->size || i == m->n_extents)
+	if (i == m->n_extents)
 		return -ENXIO;
 	*ret = max_u64(offset, m->extents[i].offset);
 	return 0;

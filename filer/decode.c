@@ -139,7 +139,7 @@ static int inflate_step(struct decoder *d)
 	zerr = inflate(&d->gzip, Z_NO_FLUSH);
 	if (zerr == Z_MEM_ERROR)
 		return -ENOMEM;
-	if (zerr != Z_OK && zerr != Z_STREAM_END && zerr != Z_BUF_ERROR)
+	if (zerr != Z_OK && zerr != Z_STREAM_END)
 		return -EPROTO;
 	d->member_ended = zerr == Z_STREAM_END;
 	return deliver(d, d->inflated, STAGE_BYTES - d->gzip.avail_out);
@@ -149,13 +149,14 @@ static int gunzip(struct decoder *d, const uint8_t *p, size_t n)
 {
 	d->gzip.next_in = (uint8_t *)p;
 	d->gzip.avail_in = (uInt)n;
-	do {
+	/* What zlib holds back when its output is full comes with the next input: the trailer is read
+	 * last, so there is some. */
+	while (d->gzip.avail_in > 0) {
 		int err = inflate_step(d);
 
 		if (err)
 			return err;
-		/* A full stage may leave more inside zlib, whatever is left of the input. */
-	} while (d->gzip.avail_in > 0 || (d->gzip.avail_out == 0 && !d->member_ended));
+	}
 	return 0;
 }
 
@@ -238,7 +239,7 @@ static int check_tag(struct decoder *d)
 {
 	int len;
 
-	if (d->nonce_len < NONCE_BYTES || d->held_len < TAG_BYTES)
+	if (d->held_len < TAG_BYTES)
 		return -EPROTO;
 	if (!EVP_CIPHER_CTX_ctrl(d->cipher, EVP_CTRL_AEAD_SET_TAG, TAG_BYTES, d->held))
 		return -EIO;

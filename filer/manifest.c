@@ -136,8 +136,7 @@ static int chunk_of(FilerPb__FileChunk *pb, uint8_t key[CIPHER_KEY_BYTES], struc
 				      .cookie = pb->fid->cookie };
 	else
 		w.file_id = (struct wire_bytes){ pb->file_id, strlen(pb->file_id) };
-	if (json_base64(pb->e_tag, &w.md5.len))
-		w.md5.len = 0; /* other text means that there is no checksum */
+	(void)json_base64(pb->e_tag, &w.md5.len); /* other text: no checksum */
 	if (wire_chunk_decode(&w, &c))
 		return -EPROTO;
 	if (c.cipher_key) {
@@ -151,8 +150,8 @@ static int chunk_of(FilerPb__FileChunk *pb, uint8_t key[CIPHER_KEY_BYTES], struc
 static int decode_chunks(const uint8_t *pb, size_t len, struct manifest *m)
 {
 	struct cursor c = { .p = pb, .left = len };
-	const uint8_t *p;
-	size_t p_len;
+	const uint8_t *p = NULL;
+	size_t p_len = 0;
 	int err = 0;
 
 	for (size_t i = 0; !err && next_chunk(&c, &p, &p_len) > 0; i++) {

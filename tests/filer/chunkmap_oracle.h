@@ -78,9 +78,11 @@ static inline size_t oracle_filer(const struct entry *e, struct extent *extents)
 	size_t n_points = oracle_points(e, points), n_list = 0, n = 0;
 	uint64_t from = 0;
 
+	if (!e->chunks)
+		return 0;
 	for (size_t i = 0; i < n_points; i++) {
 		const struct oracle_point *p = &points[i];
-		const struct chunk *top = n_list ? &e->chunks[list[n_list - 1]] : NULL;
+		const struct chunk *top = n_list > 0 ? &e->chunks[list[n_list - 1]] : NULL;
 		size_t at = n_list;
 		bool turns;
 

@@ -96,7 +96,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (size < HEADER_BYTES)
 		return 0;
 	options = data[0];
-	e.size = options & OPTION_WIDE ? little_endian(data + 1, 8) : data[1] * 2U;
+	e.size = options & OPTION_WIDE ? little_endian(data + 1, 8) : (uint64_t)data[1] * 2;
 	data += HEADER_BYTES;
 	size -= HEADER_BYTES;
 	for (; size >= CHUNK_BYTES && e.n_chunks < ORACLE_CHUNKS_MAX; size -= CHUNK_BYTES) {

@@ -91,7 +91,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		.cipher_key = options & OPTION_ENCRYPTED ? key : NULL,
 		.gzip = options & OPTION_GZIP,
 		.plain_limit = options & OPTION_LOW_LIMIT ? LOW_LIMIT_BYTES : LIMIT_BYTES,
-		.want_offset = data[2] * 3U,
+		.want_offset = (uint64_t)data[2] * 3,
 		.md5 = options & OPTION_MD5 ? md5 : NULL,
 	};
 	const uint8_t *needle = data + HEADER_BYTES;
