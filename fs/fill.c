@@ -39,10 +39,12 @@ void fill_init(struct fill *f, struct blockcache *cache, struct fetcher *fetcher
 
 bool fill_add(struct fill *f, uint64_t offset, struct fill_part part)
 {
-	if (f->n_parts == 0)
+	if (f->n_parts == 0) {
 		f->offset = offset;
-	else if (f->n_parts == FILL_PARTS_MAX || offset != f->offset + f->bytes)
+		f->bytes = 0;
+	} else if (f->n_parts == FILL_PARTS_MAX || offset != f->offset + f->bytes) {
 		return false;
+	}
 	f->parts[f->n_parts++] = part;
 	f->bytes += part.len;
 	return true;

@@ -41,6 +41,8 @@
 #define PREFETCH_JOB_BYTES (2 * MIB)
 #define PREFETCH_JOBS_MAX 256
 #define DECODE_SHARE 8
+/* A map that is finer than that within one window is read as it is asked for. */
+#define PREFETCH_EXTENTS_MAX 128
 /* Of the slab, for what all streams together have planned. */
 #define READAHEAD_SHARE 2
 
@@ -418,20 +420,23 @@ static uint64_t decode_bytes_max(const struct reader *r)
 	return r->slab_bytes / DECODE_SHARE;
 }
 
+/* The read has failed already: tells those who wait for its blocks. */
+static void abandon_group(struct read_ctx *ctx, const struct group *g, int err)
+{
+	for (uint32_t i = g->first; i < g->first + g->n; i++)
+		if (ctx->units[i].state == UNIT_FILL)
+			block_filled(ctx->reader->cfg.cache, ctx->units[i].block, 0, err);
+}
+
 static int fetch_group(struct read_ctx *ctx, const struct group *g)
 {
 	const struct reader_config *cfg = &ctx->reader->cfg;
 	const struct unit *u = &ctx->units[g->first];
-	int err = atomic_load(&ctx->err);
 	struct fill fill;
 
 	fill_init(&fill, cfg->cache, cfg->fetcher, u->chunk);
 	for (uint32_t i = 0; i < g->n; i++, u++)
 		fill_add(&fill, fetch_start(u), part_of(ctx, u));
-	if (err) {
-		fill_end(&fill, err);
-		return err;
-	}
 	count(&ctx->reader->stats.bytes_direct, fill.bytes);
 	if (chunk_is_encoded(fill.chunk))
 		fill_extend(&fill, decode_bytes_max(ctx->reader));
@@ -444,8 +449,12 @@ static void run_groups(struct read_ctx *ctx)
 	size_t i;
 
 	while ((i = atomic_fetch_add(&ctx->next_group, 1)) < ctx->n_groups) {
-		int err = fetch_group(ctx, &ctx->groups[i]), none = 0;
+		int err = atomic_load(&ctx->err), none = 0;
 
+		if (err)
+			abandon_group(ctx, &ctx->groups[i], err);
+		else
+			err = fetch_group(ctx, &ctx->groups[i]);
 		if (err)
 			atomic_compare_exchange_strong(&ctx->err, &none, err);
 	}
@@ -653,6 +662,9 @@ static void job_fetch(struct reader *r, const struct prefetch_job *job)
 	fill_init(&fill, r->cfg.cache, r->cfg.fetcher, job->chunk);
 	while (at < job->end && block_place_of(job->chunk, at, r->block_bytes, &place)) {
 		struct block *b;
+
+		if (fill.n_parts == FILL_PARTS_MAX)
+			run_prefetch_fill(r, &fill);
 		enum block_outcome o = blockcache_get(r->cfg.cache, &place.key, place.bytes, true,
 						      &b);
 
@@ -731,8 +743,10 @@ static void prefetch_range(struct read_file *f, struct readahead_range range)
 {
 	const struct chunkmap *map = f->map;
 	uint64_t end = range.offset + range.len;
+	size_t first = chunkmap_find(map, range.offset);
+	size_t last = min_u64(map->n_extents, first + PREFETCH_EXTENTS_MAX);
 
-	for (size_t i = chunkmap_find(map, range.offset); i < map->n_extents; i++) {
+	for (size_t i = first; i < last; i++) {
 		const struct extent *e = &map->extents[i];
 		uint64_t from = max_u64(range.offset, e->offset);
 		uint64_t to = min_u64(end, e->offset + e->len);
