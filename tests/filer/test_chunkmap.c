@@ -584,7 +584,7 @@ static void map_owns_the_keys_of_entry_and_manifests(void **state)
 	assert_int_equal(m->chunks[2].cipher_key[CIPHER_KEY_BYTES - 1], 2);
 	assert_int_equal(chunkmap_memory_bytes(m), sizeof(*m) + 3 * sizeof(struct extent) +
 							   3 * sizeof(struct chunk) +
-							   2 * CIPHER_KEY_BYTES);
+							   (size_t)2 * CIPHER_KEY_BYTES);
 	chunkmap_free(m);
 }
 
