@@ -101,11 +101,11 @@ def test_bad_value_is_named(cluster, mountpoint, option):
 
 def test_filer_that_is_not_there_is_named(mountpoint):
     nobody = f"{weed.HOST}:{weed.free_port()}"
-    refused(kelpfs(nobody, mountpoint), nobody)
+    refused(kelpfs(nobody, mountpoint, "-o", "timeout=2"), nobody)
 
 
 def test_filer_whose_name_is_unknown_is_named(mountpoint):
-    refused(kelpfs("no-such-host.invalid:8888", mountpoint), "no-such-host.invalid")
+    refused(kelpfs("no-such-host.invalid:8888", mountpoint, "-o", "timeout=2"), "no-such-host.invalid")
 
 
 class NotAFiler(http.server.BaseHTTPRequestHandler):
@@ -170,7 +170,7 @@ def test_mountpoint_that_is_mounted_already_is_refused(cluster, mnt):
 
 
 def test_nothing_is_left_mounted_after_a_failure(mountpoint):
-    kelpfs(f"{weed.HOST}:{weed.free_port()}", mountpoint)
+    kelpfs(f"{weed.HOST}:{weed.free_port()}", mountpoint, "-o", "timeout=1")
     assert not weed.mounted(mountpoint) and process_of(mountpoint) is None
 
 
@@ -248,35 +248,38 @@ def test_source_is_shown_in_the_mount_table(cluster, content, mount_kelpfs):
     assert cluster.filer in line.split()[0] and line.split()[2] == "fuse.kelpfs" and "ro" in line.split()[3].split(",")
 
 
-# mount(8) and /etc/fstab: mount.fuse3 looks for kelpfs in PATH.
+# mount(8) and /etc/fstab. mount.fuse3 looks for kelpfs in the system's own directories, so that
+# these run in a mount namespace in which it is there.
 
 
-def mount_env():
-    return dict(mounts.command_env(), PATH=f"{mounts.bin_dir()}:{os.environ['PATH']}")
-
-
-def run(*command):
+def in_namespace(script, *arguments):
+    script = 'mount --bind "$1" /usr/local/bin && shift && ' + script
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", mounts.bin_dir(), *arguments]
     return subprocess.run([str(c) for c in command], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                          timeout=SOON_S, env=mount_env())
+                          timeout=SOON_S, env=mounts.command_env())
 
 
-require_mount = pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount.fuse3"),
-                                   reason="mount(8) needs root and mount.fuse3")
+def can_unshare():
+    return os.geteuid() == 0 and subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
+
+
+require_mount = pytest.mark.skipif(not can_unshare() or not shutil.which("mount.fuse3"),
+                                   reason="mount(8) needs root, mount.fuse3 and a mount namespace")
 
 
 @require_mount
 def test_mount_command(cluster, content, mountpoint):
-    result = run("mount", "-t", "fuse.kelpfs", f"{cluster.filer}:/commandline", mountpoint, "-o", "attr_timeout=5")
-    assert result.returncode == 0, result
-    assert (mountpoint / "sub/file").read_bytes() == b"content"
-    assert run("umount", mountpoint).returncode == 0
+    result = in_namespace('mount -t fuse.kelpfs "$1" "$2" -o attr_timeout=5 && cat "$2/sub/file" && umount "$2"',
+                          f"{cluster.filer}:/commandline", mountpoint)
+    assert (result.returncode, result.stdout) == (0, "content"), result
     ended(mountpoint)
 
 
 @require_mount
 def test_mount_command_reports_a_failure(mountpoint):
-    result = run("mount", "-t", "fuse.kelpfs", f"{weed.HOST}:{weed.free_port()}:/", mountpoint)
-    assert result.returncode != 0 and not weed.mounted(mountpoint)
+    nobody = f"{weed.HOST}:{weed.free_port()}"
+    result = in_namespace('mount -t fuse.kelpfs "$1" "$2" -o timeout=1', f"{nobody}:/", mountpoint)
+    assert result.returncode != 0 and nobody in result.stderr
 
 
 @require_mount
@@ -284,10 +287,8 @@ def test_fstab_line(cluster, content, mountpoint, tmp_path):
     fstab = tmp_path / "fstab"
     fstab.write_text(f"{cluster.filer}:/commandline {mountpoint} fuse.kelpfs "
                      "ro,noauto,nofail,_netdev,x-systemd.automount,allow_other,timeout=5 0 0\n")
-    result = run("mount", "-T", fstab, mountpoint)
-    assert result.returncode == 0, result
-    assert (mountpoint / "sub/file").read_bytes() == b"content"
-    assert run("umount", mountpoint).returncode == 0
+    result = in_namespace('mount -T "$1" "$2" && cat "$2/sub/file" && umount "$2"', fstab, mountpoint)
+    assert (result.returncode, result.stdout) == (0, "content"), result
     ended(mountpoint)
 
 

@@ -131,14 +131,16 @@ class Cluster:
     """A master, volume servers and a filer (with S3 when wanted)."""
 
     def __init__(self, work_dir, volumes=1, replication="000", filer_options=(), env=None, s3=False,
-                 security=None, scheme="http"):
+                 security=None, ssl_context=None, write_headers=dict):
+        """security: the text of security.toml. ssl_context: how to speak HTTPS to the servers.
+        write_headers: a function that gives the headers for writing through the filer."""
         self.work_dir = Path(work_dir)
         self.work_dir.mkdir(parents=True, exist_ok=True)
-        self.scheme = scheme
+        self.ssl_context = ssl_context
+        self.write_headers = write_headers
         self.env = dict(os.environ, HOME=str(self.work_dir), **(env or {}))
         # Where set it names certificates that have nothing to do with these servers.
         self.env.pop("AWS_CA_BUNDLE", None)
-        self.security = security
         if security:
             (self.work_dir / "security.toml").write_text(security)
         self.processes = {}
@@ -187,6 +189,8 @@ class Cluster:
             connection.close()
 
     def connect(self, port, timeout_s=30):
+        if self.ssl_context:
+            return http.client.HTTPSConnection(HOST, port, timeout=timeout_s, context=self.ssl_context)
         return http.client.HTTPConnection(HOST, port, timeout=timeout_s)
 
     def _dir(self, name):
@@ -207,7 +211,7 @@ class Cluster:
 
     @property
     def filer(self):
-        prefix = "" if self.scheme == "http" else self.scheme + "://"
+        prefix = "https://" if self.ssl_context else ""
         return f"{prefix}{HOST}:{self.filer_port}"
 
     @property
@@ -231,7 +235,7 @@ class Cluster:
     def can_store(self, port):
         connection = self.connect(port)
         try:
-            connection.request("PUT", "/.ready", body=b"x" * 10)
+            connection.request("PUT", "/.ready", body=b"x" * 10, headers=self.write_headers())
             return connection.getresponse().status == 201
         except (OSError, http.client.HTTPException):
             return False
