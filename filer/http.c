@@ -353,6 +353,9 @@ static void set_options(struct handle *h, const struct http_config *cfg)
 				 : (long)CURL_HTTP_VERSION_1_1);
 	/* libcurl 7.88 fails (CURLE_HTTP2) on every second call when it may reuse such a connection. */
 	curl_easy_setopt(curl, CURLOPT_FORBID_REUSE, h->grpc ? 1L : 0L);
+	/* libcurl 7.87 and 7.88 (Debian 12) break cleartext HTTP/2 connections that they reuse
+	 * (curl pull request 10643). gRPC calls are rare: each gets a connection of its own. */
+	curl_easy_setopt(curl, CURLOPT_FORBID_REUSE, h->grpc ? 1L : 0L);
 	curl_easy_setopt(curl, CURLOPT_TCP_NODELAY, 1L);
 	curl_easy_setopt(curl, CURLOPT_MAXCONNECTS, 1L);
 	curl_easy_setopt(curl, CURLOPT_MAXAGE_CONN, max_age_s(cfg->idle_max_ms));
@@ -562,13 +565,13 @@ static int set_method(struct handle *h, const struct http_request *r)
 }
 
 /* Bytes that lie there before anything was asked would be taken for the answer: libcurl looks only
- * for a connection that is closed. HTTP/2 peers may send frames of their own at any time. */
+ * for a connection that is closed. */
 static bool must_reconnect(struct handle *h)
 {
 	curl_socket_t fd = CURL_SOCKET_BAD;
 	char c;
 
-	if (h->grpc || curl_easy_getinfo(h->curl, CURLINFO_ACTIVESOCKET, &fd) != CURLE_OK ||
+	if (curl_easy_getinfo(h->curl, CURLINFO_ACTIVESOCKET, &fd) != CURLE_OK ||
 	    fd == CURL_SOCKET_BAD)
 		return false;
 	return recv(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
