@@ -6,7 +6,7 @@
 
 #define SCORE_EXACT 2 /* the request goes on precisely where the last one ended */
 #define SCORE_NEAR 1
-#define SCORE_SURE 2
+#define SCORE_SURE 4
 #define SCORE_MAX 16
 /* A stream reads at least one byte in so many, or it is none. */
 #define DENSITY 4
