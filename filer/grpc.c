@@ -158,7 +158,6 @@ static uint8_t *frame_of(const uint8_t *message, size_t len)
 
 int grpc_perform(struct http_pool *http, const struct grpc_call *call)
 {
-	CLEANUP_FREE uint8_t *frame = frame_of(call->request, call->request_len);
 	struct grpc_frames frames = {
 		.message_max_bytes = GRPC_MESSAGE_MAX,
 		.on_message = call->on_message,
@@ -166,12 +165,14 @@ int grpc_perform(struct http_pool *http, const struct grpc_call *call)
 	};
 	char url[GRPC_URL_MAX];
 	struct http_head head;
+	uint8_t *frame;
 	int err;
 
-	if (!frame)
-		return -ENOMEM;
 	if ((size_t)snprintf(url, sizeof(url), "%s%s", call->base_url, call->method) >= sizeof(url))
 		return -ENAMETOOLONG;
+	frame = frame_of(call->request, call->request_len);
+	if (!frame)
+		return -ENOMEM;
 	err = http_perform(
 		http,
 		&(struct http_request){ .url = url,
@@ -183,6 +184,7 @@ int grpc_perform(struct http_pool *http, const struct grpc_call *call)
 					.arg = &frames,
 					.deadline = call->deadline },
 		&head);
+	free(frame);
 	if (!err && head.grpc_status < 0)
 		err = -EIO;
 	if (!err)

@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "filer/base/base.h"
-
 /* First byte of a string that was an integer. UTF-8 has no such byte, so no honest string starts with
  * it, and one that does is no more than a string of digits. */
 #define INTEGER_MARK '\xff'
@@ -100,9 +98,9 @@ static int mark_integers(const char *text, size_t len, char *out, size_t *ret_le
 
 int json_parse(const char *text, size_t len, cJSON **ret)
 {
-	CLEANUP_FREE char *marked = NULL;
 	size_t marked_len;
-	cJSON *tree;
+	cJSON *tree = NULL;
+	char *marked;
 	int err;
 
 	if (len > SIZE_MAX / 2)
@@ -112,10 +110,10 @@ int json_parse(const char *text, size_t len, cJSON **ret)
 	if (!marked)
 		return -ENOMEM;
 	err = mark_integers(text, len, marked, &marked_len);
-	if (err)
-		return err;
 	/* The NUL counts, as cJSON looks at it to see that the text is over. */
-	tree = cJSON_ParseWithLengthOpts(marked, marked_len + 1, NULL, true);
+	if (!err)
+		tree = cJSON_ParseWithLengthOpts(marked, marked_len + 1, NULL, true);
+	free(marked);
 	if (!tree)
 		return -EPROTO;
 	*ret = tree;
