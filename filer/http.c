@@ -9,8 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/queue.h>
 #include <sys/socket.h>
-#include <utlist.h>
 
 #include "filer/endpoint.h"
 
@@ -34,7 +34,7 @@ enum method {
 /* A libcurl handle and the one connection that it keeps. Protected by the pool's lock while idle,
  * else by its user alone. */
 struct handle {
-	struct handle *prev, *next; /* idle list */
+	TAILQ_ENTRY(handle) link; /* in the list of idle ones, or of those to be freed */
 	CURL *curl;
 	uint64_t origin_hash;
 	char origin[ENDPOINT_STR_MAX]; /* scheme://host:port of the connection */
@@ -63,10 +63,12 @@ struct handle {
 	char error[CURL_ERROR_SIZE];
 };
 
+TAILQ_HEAD(handle_list, handle);
+
 struct http_pool {
 	struct http_config cfg; /* immutable; its strings are owned */
 	pthread_mutex_t lock; /* protects all below; innermost */
-	struct handle *idle; /* most recently used first */
+	struct handle_list idle; /* most recently used first */
 	unsigned n_idle;
 	struct http_stats stats;
 };
@@ -351,8 +353,6 @@ static void set_options(struct handle *h, const struct http_config *cfg)
 	curl_easy_setopt(curl, CURLOPT_HTTP_VERSION,
 			 h->grpc ? (long)CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE
 				 : (long)CURL_HTTP_VERSION_1_1);
-	/* libcurl 7.88 fails (CURLE_HTTP2) on every second call when it may reuse such a connection. */
-	curl_easy_setopt(curl, CURLOPT_FORBID_REUSE, h->grpc ? 1L : 0L);
 	/* libcurl 7.87 and 7.88 (Debian 12) break cleartext HTTP/2 connections that they reuse
 	 * (curl pull request 10643). gRPC calls are rare: each gets a connection of its own. */
 	curl_easy_setopt(curl, CURLOPT_FORBID_REUSE, h->grpc ? 1L : 0L);
@@ -376,8 +376,6 @@ static void set_options(struct handle *h, const struct http_config *cfg)
 
 static void handle_free(struct handle *h)
 {
-	if (!h)
-		return;
 	curl_easy_cleanup(h->curl);
 	free(h);
 }
@@ -415,6 +413,12 @@ static size_t origin_length(const char *url)
 	return (size_t)(host - url) + strcspn(host, "/?#");
 }
 
+static bool fits(const struct handle *h, const char *origin, size_t len, uint64_t hash, bool grpc)
+{
+	return h->origin_hash == hash && h->grpc == grpc && memcmp(h->origin, origin, len) == 0 &&
+	       h->origin[len] == '\0';
+}
+
 /* The idle handle that was used last for that origin, or a new one. */
 static int handle_get(struct http_pool *p, const struct http_request *r, struct handle **ret)
 {
@@ -426,12 +430,11 @@ static int handle_get(struct http_pool *p, const struct http_request *r, struct 
 		return -EINVAL;
 	{
 		LOCK_SCOPE(&p->lock);
-		DL_FOREACH (p->idle, h)
-			if (h->origin_hash == hash && h->grpc == r->grpc &&
-			    memcmp(h->origin, r->url, len) == 0 && h->origin[len] == '\0')
-				break;
+		h = TAILQ_FIRST(&p->idle);
+		while (h && !fits(h, r->url, len, hash, r->grpc))
+			h = TAILQ_NEXT(h, link);
 		if (h) {
-			DL_DELETE(p->idle, h);
+			TAILQ_REMOVE(&p->idle, h, link);
 			p->n_idle--;
 		}
 	}
@@ -443,11 +446,21 @@ static int handle_get(struct http_pool *p, const struct http_request *r, struct 
 	return 0;
 }
 
+static void free_handles(struct handle_list *list)
+{
+	struct handle *h;
+
+	while ((h = TAILQ_FIRST(list))) {
+		TAILQ_REMOVE(list, h, link);
+		handle_free(h);
+	}
+}
+
 /* Takes the handle back. One whose request failed has lost its connection and goes; so do the least
  * recently used ones beyond the limit, or idle for so long that their connections are of no use. */
 static void handle_put(struct http_pool *p, struct handle *h, bool failed, long connections)
 {
-	struct handle *drop = NULL, *next;
+	struct handle_list drop = TAILQ_HEAD_INITIALIZER(drop);
 	int64_t now = now_ms();
 
 	h->req = NULL;
@@ -459,25 +472,20 @@ static void handle_put(struct http_pool *p, struct handle *h, bool failed, long 
 		p->stats.connections += (uint64_t)connections;
 		p->stats.body_bytes += h->body_bytes;
 		if (failed) {
-			DL_APPEND(drop, h);
+			TAILQ_INSERT_HEAD(&drop, h, link);
 		} else {
-			DL_PREPEND(p->idle, h);
+			TAILQ_INSERT_HEAD(&p->idle, h, link);
 			p->n_idle++;
 		}
-		while (p->n_idle > 0) {
-			struct handle *oldest = p->idle->prev;
-			if (p->n_idle <= p->cfg.handles_max &&
-			    now - oldest->idle_since_ms < p->cfg.idle_max_ms)
-				break;
-			DL_DELETE(p->idle, oldest);
+		while ((h = TAILQ_LAST(&p->idle, handle_list)) &&
+		       (p->n_idle > p->cfg.handles_max ||
+			now - h->idle_since_ms >= p->cfg.idle_max_ms)) {
+			TAILQ_REMOVE(&p->idle, h, link);
 			p->n_idle--;
-			DL_APPEND(drop, oldest);
+			TAILQ_INSERT_TAIL(&drop, h, link);
 		}
 	}
-	for (h = drop; h; h = next) {
-		next = h->next;
-		handle_free(h);
-	}
+	free_handles(&drop);
 }
 
 /* ---- Requests ---- */
@@ -720,6 +728,7 @@ int http_pool_new(const struct http_config *cfg, struct http_pool **ret)
 	if (!p)
 		return -ENOMEM;
 	pthread_mutex_init(&p->lock, NULL);
+	TAILQ_INIT(&p->idle);
 	if (!copy_config(cfg, &p->cfg)) {
 		http_pool_free(p);
 		return -ENOMEM;
@@ -730,12 +739,9 @@ int http_pool_new(const struct http_config *cfg, struct http_pool **ret)
 
 void http_pool_free(struct http_pool *p)
 {
-	struct handle *h, *next;
-
 	if (!p)
 		return;
-	DL_FOREACH_SAFE (p->idle, h, next)
-		handle_free(h);
+	free_handles(&p->idle);
 	free((char *)p->cfg.ca_file);
 	free((char *)p->cfg.client_cert);
 	free((char *)p->cfg.client_key);

@@ -60,9 +60,9 @@ struct http_request {
 	const char *if_match; /* ETag without quotes, or NULL */
 	bool accept_gzip; /* never together with a range */
 	bool has_range;
+	bool grpc; /* HTTP/2 with prior knowledge (cleartext) and the gRPC headers */
 	uint64_t range_offset;
 	uint64_t range_len; /* > 0 */
-	bool grpc; /* HTTP/2 with prior knowledge (cleartext) and the gRPC headers */
 	const void *body;
 	size_t body_len;
 

@@ -267,11 +267,11 @@ static void wipe_key(struct key *key)
 int token_for_filer(struct token_source *t, char buf[TOKEN_MAX])
 {
 	const struct key *key = &t->keys.filer;
-	char claims[64];
 	int64_t now = now_ms();
 
 	LOCK_SCOPE(&t->lock);
 	if (key->len > 0 && (!t->filer_token[0] || now >= t->filer_token_until_ms)) {
+		char claims[64];
 		snprintf(claims, sizeof(claims), "{\"exp\":%" PRId64 "}",
 			 (int64_t)time(NULL) + key->lifetime_s);
 		int err = sign(key, claims, t->filer_token);

@@ -944,7 +944,7 @@ static void a_host_that_drops_connections_times_out(void **state)
 	assert_int_equal(listen(fd, 0), 0);
 	for (int i = 0; i < FILLERS; i++) {
 		fillers[i] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-		connect(fillers[i], (struct sockaddr *)&addr, sizeof(addr));
+		(void)connect(fillers[i], (struct sockaddr *)&addr, sizeof(addr));
 	}
 	start_pool(&f, &(struct http_config){ .connect_timeout_ms = 300 });
 	assert_int_equal(get_from(&f, &addr), -ETIMEDOUT);

@@ -80,17 +80,27 @@ static struct token_source *source_from(const char *text)
 
 /* ---- An independent reading of tokens ---- */
 
-static void encode(const void *p, size_t len, char *ret)
+/* Appends the base64url text of p. */
+static void encode(const void *p, size_t len, char *text)
 {
-	EVP_EncodeBlock((unsigned char *)ret, p, (int)len);
-	for (char *c = ret; *c; c++) {
-		if (*c == '+')
-			*c = '-';
-		else if (*c == '/')
-			*c = '_';
-		else if (*c == '=')
-			*c = '\0';
+	text += strlen(text);
+	EVP_EncodeBlock((unsigned char *)text, p, (int)len);
+	for (; *text; text++) {
+		if (*text == '+')
+			*text = '-';
+		else if (*text == '/')
+			*text = '_';
+		else if (*text == '=')
+			*text = '\0';
 	}
+}
+
+static void append_char(char *text, char c)
+{
+	size_t len = strlen(text);
+
+	text[len] = c;
+	text[len + 1] = '\0';
 }
 
 static void make_token(const char *key, const char *header, const char *claims, char *ret)
@@ -98,25 +108,26 @@ static void make_token(const char *key, const char *header, const char *claims, 
 	unsigned char mac[EVP_MAX_MD_SIZE];
 	unsigned len;
 
+	ret[0] = '\0';
 	encode(header, strlen(header), ret);
-	strcat(ret, ".");
-	encode(claims, strlen(claims), ret + strlen(ret));
+	append_char(ret, '.');
+	encode(claims, strlen(claims), ret);
 	HMAC(EVP_sha256(), key, (int)strlen(key), (unsigned char *)ret, strlen(ret), mac, &len);
-	strcat(ret, ".");
-	encode(mac, len, ret + strlen(ret));
+	append_char(ret, '.');
+	encode(mac, len, ret);
 }
 
 static int64_t expiry_of(const char *token)
 {
-	unsigned char claims[TOKEN_MAX];
-	char part[TOKEN_MAX];
+	unsigned char claims[TOKEN_MAX + 1];
+	char part[TOKEN_MAX + 4];
 	const char *dot = strchr(token, '.');
 
 	assert_non_null(dot);
-	snprintf(part, sizeof(part), "%s", dot + 1);
+	snprintf(part, TOKEN_MAX, "%s", dot + 1);
 	*strchr(part, '.') = '\0';
 	while (strlen(part) % 4)
-		strcat(part, "=");
+		append_char(part, '=');
 	int n = EVP_DecodeBlock(claims, (unsigned char *)part, (int)strlen(part));
 	assert_true(n > 0);
 	claims[n] = '\0';

@@ -189,8 +189,11 @@ static void limits_the_length_of_keys_and_strings(void **state)
 	assert_refused(text, 1);
 
 	memset(text, 's', sizeof(text));
-	memcpy(text, "k='", 3);
-	memcpy(text + 3 + TOML_STRING_MAX, "'", 2);
+	text[0] = 'k';
+	text[1] = '=';
+	text[2] = '\'';
+	text[3 + TOML_STRING_MAX] = '\'';
+	text[4 + TOML_STRING_MAX] = '\0';
 	assert_refused(text, 1);
 }
 

@@ -51,14 +51,15 @@ static void check_signed(const uint8_t *data, size_t size, bool encoded)
 	unsigned mac_len;
 
 	if (encoded) {
-		strcpy(token, HEADER);
+		memcpy(token, HEADER, sizeof(HEADER));
 		append_base64url(token, data, size);
 	} else {
 		memcpy(token, data, size);
 	}
-	HMAC(EVP_sha256(), KEY, sizeof(KEY) - 1, (unsigned char *)token, strlen(token), mac,
-	     &mac_len);
-	strcat(token, ".");
+	size_t len = strlen(token);
+	HMAC(EVP_sha256(), KEY, sizeof(KEY) - 1, (unsigned char *)token, len, mac, &mac_len);
+	token[len] = '.';
+	token[len + 1] = '\0';
 	append_base64url(token, mac, mac_len);
 	token_check_fid(source, token, strlen(token), &needle);
 }
