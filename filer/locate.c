@@ -245,12 +245,10 @@ static struct server *server_intern(struct locator *l, const struct endpoint *ad
 
 void locator_each_server(struct locator *l, void (*cb)(void *arg, struct server *s), void *arg)
 {
-	struct server_node *node, *next;
 	LOCK_SCOPE(&l->lock);
 
-	HASH_ITER (hh, l->servers, node, next) {
+	for (struct server_node *node = l->servers; node; node = node->hh.next)
 		cb(arg, &node->server);
-	}
 }
 
 /* --- the master's answers --- */
@@ -270,7 +268,7 @@ static const char *row_url(const struct locator *l, const cJSON *row)
  * understood are left out as long as another can. */
 static int set_from_rows(struct locator *l, const cJSON *rows, struct location_set **ret)
 {
-	struct server *servers[LOCATE_REPLICAS_MAX];
+	struct server *servers[LOCATE_REPLICAS_MAX] = { 0 };
 	const cJSON *row;
 	size_t n = 0;
 
@@ -474,9 +472,7 @@ static bool volume_insert(struct locator *l, struct volume *v)
 /* Makes room for one more: the oldest that nobody holds goes. */
 static bool volume_evict(struct locator *l)
 {
-	struct volume *v, *next;
-
-	HASH_ITER (hh, l->volumes, v, next) {
+	for (struct volume *v = l->volumes; v; v = v->hh.next) {
 		if (v->pins == 0) {
 			HASH_DEL(l->volumes, v);
 			l->n_volumes--;
@@ -576,6 +572,7 @@ static int volume_refresh(struct locator *l, struct volume *v, bool refresh, str
 		volume_ask(l, v, refresh, d);
 		return 0;
 	}
+	/* cppcheck-suppress knownConditionTrueFalse ; who asks changes it while we wait */
 	while (v->answers == answers) {
 		if (cond_wait_until(&l->answered, &l->lock, d) == -ETIMEDOUT)
 			return -ETIMEDOUT;

@@ -51,9 +51,10 @@ int locator_new(struct http_pool *http, const struct locate_config *cfg, struct 
 void locator_free(struct locator *l);
 
 /* Replicas of a volume, from cache or the masters in turn. refresh: the cached set did not work.
- * One request per volume at a time, others wait for it. Returns 0 (put the set back with
- * location_set_put), -ENOENT: the master has no such volume, -ENXIO: no master is known, or an
- * -errno of the network. */
+ * One request per volume at a time, others wait for it. The set is the same object as before as long
+ * as its members are the same, and stays in use while no master can be reached. Returns 0 (put the
+ * set back with location_set_put), -ENOENT: the master has no such volume, -ENXIO: no master is known,
+ * -EBUSY: the master is still warming up, or an -errno of the network. */
 int locate_volume(struct locator *l, uint32_t volume_id, bool refresh, struct deadline d,
 		  struct location_set **ret);
 void location_set_put(struct location_set *s);

@@ -12,8 +12,9 @@ struct filer;
 
 struct needle_http;
 
-/* Keeps the pointers; they must outlive it. locator is used for read tokens where no key is at hand
- * and a volume server answered 401; NULL: no such tokens. */
+/* Keeps the pointers; they must outlive it. tokens may be NULL: no key. locator is used for read
+ * tokens where no key is at hand and a volume server answered 401; NULL: no such tokens. filer is
+ * used by the proxy source only. */
 int needle_http_new(struct http_pool *http, struct token_source *tokens, struct locator *locator,
 		    struct filer *filer, struct needle_http **ret);
 void needle_http_free(struct needle_http *n);

@@ -536,7 +536,7 @@ static int fetch_plain(struct job *j, uint64_t offset, struct read_buf *bufs, si
 
 static int fetch_encoded(struct job *j, uint64_t offset, const struct read_buf *bufs, size_t n_bufs)
 {
-	CLEANUP_FREE struct decode_window *windows = calloc(n_bufs, sizeof(*windows));
+	struct decode_window *windows = calloc(n_bufs, sizeof(*windows));
 	struct decoding dec = {
 		.windows = windows,
 		.n_windows = n_bufs,
@@ -550,7 +550,10 @@ static int fetch_encoded(struct job *j, uint64_t offset, const struct read_buf *
 	for (size_t i = 0; i < n_bufs; i++)
 		windows[i] = (struct decode_window){ .ptr = bufs[i].ptr, .len = bufs[i].len };
 	j->decoding = &dec;
-	return run(j);
+	int err = run(j);
+	j->decoding = NULL;
+	free(windows);
+	return err;
 }
 
 int fetch_chunk(struct fetcher *f, const struct chunk *c, uint64_t offset, struct read_buf *bufs,
@@ -585,7 +588,9 @@ int fetch_manifest(void *fetcher, const struct chunk *manifest, size_t max_bytes
 	}
 	size_t len = dec.got_bytes;
 	uint8_t *fitted = realloc(dec.whole.ptr, len ? len : 1);
-	*ret = fitted ? fitted : dec.whole.ptr;
+	if (fitted)
+		dec.whole.ptr = fitted;
+	*ret = dec.whole.ptr;
 	*ret_len = len;
 	return 0;
 }

@@ -44,9 +44,9 @@ static inline bool chunk_is_encoded(const struct chunk *c)
 }
 
 /* Fills bufs with plain bytes [offset, offset + sum of lens) of the chunk. All or nothing. A needle
- * that is shorter than chunk->size claims gives -EIO. Returns 0, -ENOENT: every place that could have
- * it says it is gone (the caller looks the entry up again), -EIO, -ETIMEDOUT, -EACCES. Never takes
- * longer than d. */
+ * that is shorter than chunk->size claims gives -EIO. bufs changes during the call and is put right
+ * before it returns. Returns 0, -ENOENT: every place that could have it says it is gone (the caller
+ * looks the entry up again), -EIO, -ETIMEDOUT, -EACCES, -ENOMEM. Never takes longer than d. */
 int fetch_chunk(struct fetcher *f, const struct chunk *c, uint64_t offset, struct read_buf *bufs,
 		size_t n_bufs, struct deadline d);
 

@@ -80,9 +80,11 @@ static inline void mutex_scope_leave_(pthread_mutex_t **m)
 		abort();
 }
 /* Holds m until the end of the enclosing block. */
+/* NOLINTBEGIN(bugprone-macro-parentheses): a declaration cannot stand in any */
 #define LOCK_SCOPE(m)                                                                              \
 	__attribute__((cleanup(mutex_scope_leave_), unused))                                       \
 	pthread_mutex_t *mutex_scope_ = mutex_scope_enter_(m)
+/* NOLINTEND(bugprone-macro-parentheses) */
 
 /* 64-bit FNV-1a over n bytes, continuing from h (start with HASH_SEED). Not for hostile keys that
  * choose a bucket: only for versions and names. */
