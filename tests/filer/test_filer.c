@@ -46,7 +46,7 @@ static void add_endpoint(const char *url, struct endpoint *ret)
 static struct scripted_server *start(const struct script_step *const *scripts, size_t n,
 				     const struct script_step ***ret_copy)
 {
-	*ret_copy = calloc(n, sizeof(**ret_copy));
+	*ret_copy = calloc(n, sizeof(void *));
 	assert_non_null(*ret_copy);
 	for (size_t i = 0; i < n; i++)
 		(*ret_copy)[i] = scripts[i];
