@@ -804,7 +804,7 @@ static void free_pools(struct reader *r)
 
 static int make_pools(struct reader *r)
 {
-	size_t bounces = r->slab_bytes / BOUNCE_SHARE / READ_BYTES_MAX;
+	size_t bounces = min_u64(r->slab_bytes / BOUNCE_SHARE / READ_BYTES_MAX, BOUNCE_MAX);
 
 	r->jobs = calloc(PREFETCH_JOBS_MAX, sizeof(*r->jobs));
 	if (!r->jobs)
@@ -813,7 +813,6 @@ static int make_pools(struct reader *r)
 		r->jobs[i].next = r->free_jobs;
 		r->free_jobs = &r->jobs[i];
 	}
-	bounces = bounces < BOUNCE_MAX ? bounces : BOUNCE_MAX;
 	while (r->n_bounces < bounces &&
 	       slab_alloc(r->cfg.slab, READ_BYTES_MAX, &r->bounces[r->n_bounces]) == 0)
 		r->n_bounces++;

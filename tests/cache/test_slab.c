@@ -59,8 +59,7 @@ static void grants_power_of_two_classes_aligned_to_their_size(void **state)
 	(void)state;
 	struct slab *s = new_slab(SLAB_BYTES_MIN);
 	static const size_t asked[] = { 0, 1, 4096, 4097, 65536, 65537, 1 << 20, 4 << 20 };
-	static const size_t granted[] = { 4096,	 4096,	 4096,	  8192,
-					  65536, 131072, 1 << 20, 4 << 20 };
+	static const size_t granted[] = { 4096, 4096, 4096, 8192, 65536, 131072, 1 << 20, 4 << 20 };
 
 	for (size_t i = 0; i < ARRAY_LEN(asked); i++) {
 		struct slab_buf b;
@@ -160,16 +159,17 @@ static void *churn(void *arg)
 	unsigned seed = (unsigned)(uintptr_t)held;
 
 	for (int i = 0; i < 20000; i++) {
-		struct slab_buf *b = &held[rand_r(&seed) % ARRAY_LEN(held)];
+		struct slab_buf *b = &held[(unsigned)rand_r(&seed) % ARRAY_LEN(held)];
+		const uintptr_t mark = (uintptr_t)b;
 
 		if (b->ptr) {
 			/* the mark is still ours: nobody else was given this memory */
-			if (memcmp(b->ptr, &b, sizeof(b)) != 0)
+			if (memcmp(b->ptr, &mark, sizeof(mark)) != 0)
 				return "overwritten";
 			slab_release(s, *b);
 			b->ptr = NULL;
 		} else if (slab_alloc(s, (size_t)rand_r(&seed) % (512 * KIB), b) == 0) {
-			memcpy(b->ptr, &b, sizeof(b));
+			memcpy(b->ptr, &mark, sizeof(mark));
 		}
 	}
 	for (size_t i = 0; i < ARRAY_LEN(held); i++)
