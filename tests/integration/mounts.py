@@ -20,6 +20,11 @@ def kelpfs_binary():
     return bin_dir() / "kelpfs"
 
 
+def sanitized():
+    """Whether this is a build with a sanitizer, whose memory and time are not kelpfs's."""
+    return bin_dir().parent.name in ("asan", "tsan")
+
+
 def command_env():
     """Sanitizers report through the log, and through the exit status."""
     env = dict(os.environ)

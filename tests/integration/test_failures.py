@@ -144,19 +144,20 @@ def test_replica_that_is_down_at_mount_time_is_not_noticed(replicated, mount_kel
 def test_volume_server_restarted_under_a_read_serves_it_again(single, mount_kelpfs):
     path = mount_kelpfs(single.cluster, options=NO_READAHEAD).path / "f/data.bin"
 
-    def restart():
-        single.kill("volume0")
-        threading.Timer(0.5, single.start, ["volume0"]).start()
-
-    data, longest_s = read_direct(path, restart)
+    data, longest_s = read_direct(path, lambda: single.cluster.restart("volume0"))
     assert data == DATA
     assert longest_s < BOUND_S
 
 
-def test_read_without_its_only_volume_server_fails_within_the_bound(single, mount_kelpfs):
+@pytest.mark.parametrize("flags", [0, os.O_DIRECT], ids=["buffered", "direct"])
+def test_read_without_its_only_volume_server_fails_within_the_bound(single, mount_kelpfs, flags):
     path = mount_kelpfs(single.cluster, options=NO_READAHEAD).path / "f/data.bin"
     single.kill("volume0")
-    fails_within(path.read_bytes, BOUND_S, [errno.EIO, errno.ETIMEDOUT])
+    fd = os.open(path, os.O_RDONLY | flags)
+    try:
+        fails_within(lambda: os.pread(fd, 4096, 0), BOUND_S, [errno.EIO, errno.ETIMEDOUT])
+    finally:
+        os.close(fd)
 
 
 def test_read_of_a_stalled_only_volume_server_fails_within_the_bound(single, mount_kelpfs):

@@ -81,7 +81,7 @@ def test_mount_without_keys_is_refused_and_says_why(guarded, tmp_path):
     result = try_mount(guarded.filer, tmp_path / "mnt")
     assert result.returncode != 0
     assert guarded.filer in result.stderr and len(result.stderr.strip().splitlines()) == 1
-    assert any(word in result.stderr.lower() for word in ("denied", "not allowed", "token", "401", "authori"))
+    assert any(word in result.stderr.lower() for word in ("denied", "allow", "token", "authori"))
 
 
 def test_mount_with_the_wrong_key_is_refused(guarded, tmp_path):
