@@ -6,8 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include <isa-l/crc.h>
-
+#include "filer/base/crc32c.h"
 #include "filer/filer.h"
 #include "filer/http.h"
 #include "filer/locate.h"
@@ -21,7 +20,6 @@
 #define TOKEN_REUSE_MS 20000
 
 #define CRC_TEXT_LEN 8
-#define CRC_SEED UINT32_MAX
 
 #define HTTP_OK 200
 #define HTTP_PARTIAL 206
@@ -63,7 +61,7 @@ struct job {
 	bool gzip; /* ... as a gzip stream */
 	bool crc_known; /* ... and all of the needle, with a checksum */
 	uint32_t crc_wanted;
-	uint32_t crc; /* running, not yet inverted */
+	uint32_t crc; /* of what has come so far */
 	size_t dropped; /* bytes of a body that is no data */
 	size_t buf; /* where the next byte of a range goes */
 	size_t buf_pos;
@@ -116,22 +114,14 @@ static bool crc_from_etag(const char *etag, uint32_t *ret)
 	return true;
 }
 
-/* Old servers stored, and report, the checksum in this form. */
-static uint32_t crc_masked(uint32_t crc)
-{
-	return ((crc >> 15) | (crc << 17)) + UINT32_C(0xa282ead8);
-}
-
 static bool crc_matches(const struct job *j)
 {
-	uint32_t crc = ~j->crc;
-
-	return !j->crc_known || crc == j->crc_wanted || crc_masked(crc) == j->crc_wanted;
+	return !j->crc_known || crc32c_matches(j->crc_wanted, j->crc);
 }
 
 static void crc_start(struct job *j, const struct http_head *head)
 {
-	j->crc = CRC_SEED;
+	j->crc = 0;
 	j->crc_known = crc_from_etag(head->etag, &j->crc_wanted);
 }
 
@@ -213,7 +203,7 @@ static int on_body(void *arg, const uint8_t *p, size_t n)
 		return j->dropped > ERROR_BODY_MAX_BYTES ? -EPROTO : 0;
 	}
 	if (j->crc_known)
-		j->crc = crc32_iscsi((unsigned char *)p, (int)n, j->crc);
+		j->crc = crc32c(j->crc, p, n);
 	return j->range ? push_range(j, p, n) : j->sink->push(j->sink->arg, p, n);
 }
 
