@@ -67,6 +67,7 @@ struct entry {
 	bool remote_only; /* data lies in remote storage: only the filer can fetch it */
 	bool sse; /* some chunk is encrypted by the S3 layer */
 	bool sse_refused; /* ... in a way that the filer does not decrypt (SSE-C) */
+	bool trimmed; /* chunks and content were left out: good for attributes only */
 	uint64_t ino; /* 0: the filer has none */
 	uint64_t size; /* of the file; strlen(target) for a symlink */
 	uint64_t version; /* hash of mtime, size and chunk list */
@@ -83,6 +84,10 @@ struct entry *entry_get(struct entry *e);
 
 /* Drops a reference. Takes NULL. */
 void entry_put(struct entry *e);
+
+/* A copy without chunk list and content, for those who keep many entries and read none. The version is
+ * that of the original. Returns 0 or -ENOMEM. */
+int entry_trim(const struct entry *e, struct entry **ret);
 
 /* Bytes of memory the entry keeps, for accounting. */
 size_t entry_memory_bytes(const struct entry *e);

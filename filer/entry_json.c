@@ -4,9 +4,9 @@
 #include <string.h>
 
 #include "filer/base/base.h"
+#include "filer/entry_build.h"
 #include "filer/json.h"
 #include "filer/listscan.h"
-#include "filer/wire.h"
 
 /* JSON of one chunk. */
 #define CHUNK_JSON_MAX_BYTES (64 * KIB)

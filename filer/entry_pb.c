@@ -6,8 +6,8 @@
 
 #include "filer.pb-c.h"
 #include "filer/base/base.h"
+#include "filer/entry_build.h"
 #include "filer/json.h"
-#include "filer/wire.h"
 
 #define ENTRY_PB_MAX (64 * MIB)
 /* Memory that one message may unpack to: honest ones need some four times their length, hostile ones

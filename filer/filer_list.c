@@ -5,7 +5,7 @@
 #include "filer/filer_client.h"
 #include "filer/json.h"
 #include "filer/listscan.h"
-#include "filer/wire.h"
+#include "filer/entry_build.h"
 
 /* The filer compares the whole header: nothing else gives JSON. */
 #define LIST_ACCEPT "application/json"

@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "filer.pb-c.h"
+#include "filer/entry_build.h"
 #include "filer/json.h"
-#include "filer/wire.h"
 
 /* FileChunkManifest.chunks */
 #define CHUNKS_FIELD 1

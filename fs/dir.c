@@ -20,7 +20,7 @@
 
 struct name_entry {
 	char *name;
-	struct entry *entry;
+	struct entry *entry; /* NULL: what the filer says of it cannot be decoded */
 };
 
 struct page {
@@ -106,7 +106,7 @@ static int page_add(void *arg, const char *name, struct entry *e)
 		return -ENOMEM;
 	}
 	p->names[p->n++] = (struct name_entry){ .name = copy, .entry = e };
-	p->bytes += strlen(name) + entry_memory_bytes(e);
+	p->bytes += strlen(name) + (e ? entry_memory_bytes(e) : 0);
 	return 0;
 }
 

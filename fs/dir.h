@@ -32,7 +32,7 @@ void dir_close(struct dir_stream *d);
 #define DIR_POSITION_FIRST 2
 
 /* The name at a position. Valid until the next call on this stream; the entry has no reference of its
- * own. Returns 1 and a name, 0 at the end, or -errno. Reading DIR_POSITION_FIRST lists anew, as
+ * own, and is NULL for a name of which nothing more could be learned. Returns 1 and a name, 0 at the end, or -errno. Reading DIR_POSITION_FIRST lists anew, as
  * rewinddir() must. Calls on one stream must not overlap: dir_lock() for the length of one reply. */
 int dir_at(struct dir_stream *d, uint64_t position, const char **ret_name,
 	   struct entry **ret_entry);

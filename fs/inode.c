@@ -16,6 +16,9 @@
 
 #define ROOT_NUMBER 1
 
+/* Entries above that are kept without their chunks. */
+#define ENTRY_BYTES_KEPT ((size_t)2 << 10)
+
 /* The page cache of an inode: which version its pages are of, and whether the kernel has dropped
  * the pages of the version before. */
 enum cache_state {
@@ -67,7 +70,7 @@ static const char *name_of(const struct inode *i)
 
 uint64_t inode_number(uint64_t parent_number, const char *name, const struct entry *e)
 {
-	if (e->ino)
+	if (e && e->ino)
 		return e->ino;
 	uint64_t h = hash_bytes(HASH_SEED, &parent_number, sizeof(parent_number));
 
@@ -75,9 +78,23 @@ uint64_t inode_number(uint64_t parent_number, const char *name, const struct ent
 	return h > ROOT_NUMBER ? h : ROOT_NUMBER + 1;
 }
 
+/* Opening a file asks for its entry anyway, so a long chunk list is not kept for every name that the
+ * kernel knows. Takes e over. */
+static struct entry *without_bulk(struct entry *e)
+{
+	struct entry *trimmed;
+
+	if (entry_memory_bytes(e) <= ENTRY_BYTES_KEPT || entry_trim(e, &trimmed))
+		return e;
+	entry_put(e);
+	return trimmed;
+}
+
 static void set_entry(struct inode *i, struct entry *e)
 {
 	struct inode_table *t = i->table;
+
+	e = without_bulk(e);
 
 	if (i->entry)
 		t->entry_bytes -= entry_memory_bytes(i->entry);

@@ -61,7 +61,7 @@ void inode_forget(struct inode_table *t, struct inode *i, uint64_t n);
 bool inode_refresh(struct inode_table *t, struct inode *i, struct entry *e);
 
 /* st_ino of a name: the filer's number, or one made from the directory's and the name where the filer
- * has none. */
+ * has none, or where there is no entry. */
 uint64_t inode_number(uint64_t parent_number, const char *name, const struct entry *e);
 
 /* The same for an inode; the root's is 1. */

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -175,6 +176,8 @@ int main(int argc, char *argv[])
 	char message[MESSAGE_BYTES];
 	struct options o;
 
+	/* A connection that the other side closed must be an error, not the end. */
+	signal(SIGPIPE, SIG_IGN);
 	if (options_parse(argc, argv, &o, message, sizeof(message))) {
 		fprintf(stderr, "kelpfs: %s\n", message);
 		return EXIT_FAILURE;

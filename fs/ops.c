@@ -296,7 +296,7 @@ static int entry_to_open(struct mount *m, fuse_req_t req, struct inode *i, struc
 		entry_put(view.entry);
 		return -ESTALE;
 	}
-	if (view.looked_up_by == fuse_req_ctx(req)->pid &&
+	if (view.looked_up_by == fuse_req_ctx(req)->pid && !view.entry->trimmed &&
 	    now_ns() - view.fetched_ns <= SAME_CALL_NS) {
 		*ret = view.entry;
 		return 0;
@@ -509,7 +509,8 @@ static bool add_dot(struct dir_reply *r, const char *name, uint64_t position)
 static bool add_name(struct dir_reply *r, const char *name, const struct entry *e,
 		     uint64_t position)
 {
-	struct stat st = { .st_ino = inode_number(r->dir_number, name, e), .st_mode = e->mode };
+	struct stat st = { .st_ino = inode_number(r->dir_number, name, e),
+			   .st_mode = e ? e->mode : 0 };
 	size_t left = r->bytes - r->used;
 	size_t n = fuse_add_direntry(r->req, r->buf + r->used, left, name, &st,
 				     (off_t)position + 1);
@@ -520,25 +521,29 @@ static bool add_name(struct dir_reply *r, const char *name, const struct entry *
 	return true;
 }
 
-/* Each name given this way counts as a look-up, which is taken back when it does not fit. */
+/* Each name given this way counts as a look-up, which is taken back when it does not fit. A name
+ * without an entry is given without attributes: looking it up will say what is wrong. */
 static int add_name_plus(struct dir_reply *r, const char *name, struct entry *e, uint64_t position,
 			 bool *ret_fitted)
 {
 	struct mount *m = r->mount;
 	size_t left = r->bytes - r->used;
-	struct fuse_entry_param param;
-	struct inode *i;
-	int err = inode_bind(m->inodes, r->dir, name, entry_get(e), 0, &i);
+	struct fuse_entry_param param = { .attr.st_ino = inode_number(r->dir_number, name, e) };
+	struct inode *i = NULL;
 
-	if (err)
-		return err;
-	fill_entry_param(m, i, &param);
+	if (e) {
+		int err = inode_bind(m->inodes, r->dir, name, entry_get(e), 0, &i);
+
+		if (err)
+			return err;
+		fill_entry_param(m, i, &param);
+	}
 	size_t n = fuse_add_direntry_plus(r->req, r->buf + r->used, left, name, &param,
 					  (off_t)position + 1);
 	*ret_fitted = n <= left;
 	if (*ret_fitted)
 		r->used += n;
-	else
+	else if (i)
 		inode_forget(m->inodes, i, 1);
 	return 0;
 }

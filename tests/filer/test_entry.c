@@ -15,7 +15,7 @@
 #include "filer.pb-c.h"
 #include "filer/base/base.h"
 #include "filer/entry.h"
-#include "filer/wire.h"
+#include "filer/entry_build.h"
 
 #define KEY_BASE64 "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 #define MTIME "2026-11-22T02:36:51.039889974Z"

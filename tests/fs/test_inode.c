@@ -237,6 +237,49 @@ static void a_name_without_a_number_of_the_filer_has_a_stable_one(void **state)
 	entry_put(e);
 }
 
+/* A file of so many chunks. */
+static struct entry *entry_of_chunks(unsigned n)
+{
+	char *json = malloc(200 + 100 * n);
+	struct entry *e;
+	int len = sprintf(json,
+			  "{\"FullPath\":\"/x\",\"Mtime\":\"2026-01-02T03:04:05Z\","
+			  "\"Mode\":420,\"FileSize\":%u,\"chunks\":[",
+			  n);
+
+	for (unsigned i = 0; i < n; i++)
+		len += sprintf(json + len,
+			       "%s{\"file_id\":\"1,%02x00000000\",\"offset\":%u,\"size\":1}",
+			       i ? "," : "", i + 1, i);
+	len += sprintf(json + len, "]}");
+	assert_int_equal(entry_from_json(json, (size_t)len, &e, NULL), 0);
+	free(json);
+	return e;
+}
+
+static void a_long_chunk_list_is_not_kept_but_the_version_is(void **state)
+{
+	struct inode_table *t = new_table("/");
+	struct entry *e = entry_of_chunks(100);
+	uint64_t version = e->version;
+	struct inode *a = bind(t, inode_root(t), "a", e);
+	struct inode *b = bind(t, inode_root(t), "b", entry_of_chunks(2));
+	struct inode_view v;
+
+	(void)state;
+	inode_view(t, a, &v);
+	assert_true(v.entry->trimmed);
+	assert_int_equal(v.entry->n_chunks, 0);
+	assert_int_equal(v.entry->size, 100);
+	assert_true(v.entry->version == version);
+	entry_put(v.entry);
+	inode_view(t, b, &v);
+	assert_false(v.entry->trimmed);
+	assert_int_equal(v.entry->n_chunks, 2);
+	entry_put(v.entry);
+	inode_table_free(t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -252,6 +295,7 @@ int main(void)
 		cmocka_unit_test(the_page_cache_is_kept_only_for_a_version_that_was_read),
 		cmocka_unit_test(opening_a_version_that_is_no_longer_there_is_stale),
 		cmocka_unit_test(a_name_without_a_number_of_the_filer_has_a_stable_one),
+		cmocka_unit_test(a_long_chunk_list_is_not_kept_but_the_version_is),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

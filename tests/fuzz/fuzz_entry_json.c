@@ -5,7 +5,7 @@
 
 #include "filer/base/base.h"
 #include "filer/entry.h"
-#include "filer/wire.h"
+#include "filer/entry_build.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

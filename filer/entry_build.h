@@ -1,7 +1,7 @@
 /* Entries on their way from the wire to struct entry: what JSON and protobuf have in common, so that
  * the rules of what a mode, a time, a size or a chunk means stand in one place. Private to filer/. */
-#ifndef KELP_WIRE_H
-#define KELP_WIRE_H
+#ifndef KELP_ENTRY_BUILD_H
+#define KELP_ENTRY_BUILD_H
 
 #include <stdbool.h>
 #include <stddef.h>

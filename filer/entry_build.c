@@ -1,4 +1,4 @@
-#include "filer/wire.h"
+#include "filer/entry_build.h"
 
 #include <errno.h>
 #include <stdlib.h>
