@@ -239,7 +239,7 @@ static void what_comes_back_soon_after_eviction_becomes_a_main_block(void **stat
 	touch_many(f, 0, BLOCKS + 8, false);
 	assert_false(present(f, 0));
 	touch(f, 0, false); /* remembered by the ghosts */
-	touch_many(f, 1000, BLOCKS - 9, false);
+	touch_many(f, 1000, (uint64_t)2 * BLOCKS, false);
 	assert_true(present(f, 0));
 }
 

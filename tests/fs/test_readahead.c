@@ -199,6 +199,21 @@ static void a_stream_that_turns_random_stops_reading_ahead(void **state)
 	assert_true(f->planned_bytes - before < WINDOW_MAX);
 }
 
+static void going_over_the_same_ground_ends_a_stream(void **state)
+{
+	struct fixture *f = *state;
+	unsigned seed = 9;
+
+	for (uint64_t at = 0; at < 64 * MIB; at += REQUEST)
+		note(f, at, REQUEST);
+	uint64_t before = f->planned_bytes;
+	for (int i = 0; i < 2000; i++)
+		note(f, 61 * MIB + (uint64_t)rand_r(&seed) % (3 * MIB - 4096), 4096);
+	assert_int_equal(f->planned_bytes, before);
+	assert_false(f->plan.sequential);
+	assert_int_equal(readahead_active(&f->ra), 0);
+}
+
 static void interleaved_streams_are_told_apart(void **state)
 {
 	struct fixture *f = *state;
@@ -310,6 +325,7 @@ int main(void)
 		TEST(random_reads_plan_nothing),
 		TEST(large_random_reads_plan_next_to_nothing),
 		TEST(a_stream_that_turns_random_stops_reading_ahead),
+		TEST(going_over_the_same_ground_ends_a_stream),
 		TEST(interleaved_streams_are_told_apart),
 		TEST(random_reads_in_between_do_not_end_a_stream),
 		TEST(backward_reads_are_planned_downwards),
