@@ -20,15 +20,25 @@ import corpus as corpus_module
 import mounts
 import weed
 
-_running = []  # whose log is shown when a test fails
+_running = []  # processes whose log is shown when a test fails
+_log_sizes = {}  # when the test began
+LOG_LINES = 40
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    _log_sizes.clear()
+    _log_sizes.update((process, len(process.log_text())) for process in _running)
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
     if report.failed:
-        for thing in _running:
-            report.sections.append((f"log of {thing.name}", thing.log_tail()))
+        for process in _running:
+            said = process.log_text()[_log_sizes.get(process, 0):].splitlines()[-LOG_LINES:]
+            if said:
+                report.sections.append((f"{process.name} said", "\n".join(said)))
 
 
 @pytest.fixture(scope="session")
