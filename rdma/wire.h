@@ -5,9 +5,10 @@
  * verbs they are in the payload (inline) or pulled by the client (lease).
  *
  * Encoders write into a buffer that the caller gives; decoders check every length and count before
- * use and are pure. All return 0 or -EPROTO / -EMSGSIZE; out-parameters are untouched on failure. */
-#ifndef KELP_WIRE_H
-#define KELP_WIRE_H
+ * use and are pure. Encoders return 0 or -EMSGSIZE (too many, too long, buffer too small), decoders 0
+ * or -EPROTO; out-parameters are untouched on failure. */
+#ifndef KELP_RDMA_WIRE_H
+#define KELP_RDMA_WIRE_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -168,11 +169,18 @@ struct wire_goodbye {
 	char text[WIRE_TEXT_BYTES_MAX + 1];
 };
 
-/* Header. */
+/* Header. Any version decodes, so that a peer of another one can be refused with a reason: header and
+ * hello are the same in all of them. Which version it is, is the caller's to check. */
 int wire_decode_header(const uint8_t *p, size_t len, struct wire_header *ret);
 void wire_encode_header(uint8_t p[WIRE_HEADER_BYTES], const struct wire_header *h);
 
-/* Whole messages: header (its length is filled in) and payload. *ret_len: bytes of the message. */
+#define WIRE_HELLO_BYTES 12 /* payload of a hello without its token */
+#define WIRE_REPLY_BYTES 8 /* payload of a read's answer without results and inline data */
+#define WIRE_RESULT_BYTES 56 /* each result in it */
+
+/* Whole messages: header (type and length are filled in) and payload. *ret_len: bytes of the message.
+ * Texts lose what is not printable ASCII. For a read's answer h.length is, on the way in, the number of
+ * bytes of inline data that the caller will put behind the message (0 over a stream). */
 int wire_encode_hello(uint8_t *buf, size_t bytes, struct wire_header h, const struct wire_hello *m,
 		      size_t *ret_len);
 int wire_encode_hello_reply(uint8_t *buf, size_t bytes, struct wire_header h,
@@ -185,7 +193,7 @@ int wire_encode_complete(uint8_t *buf, size_t bytes, struct wire_header h,
 			 const struct wire_complete *m, size_t *ret_len);
 int wire_encode_goodbye(uint8_t *buf, size_t bytes, struct wire_header h,
 			const struct wire_goodbye *m, size_t *ret_len);
-/* Ping, pong and credit have no payload. */
+/* Ping, pong and credit (h.type says which) have no payload. */
 int wire_encode_bare(uint8_t *buf, size_t bytes, struct wire_header h, size_t *ret_len);
 
 /* Payloads; exactly len bytes, nothing may be left over except inline data behind a read reply, whose
