@@ -46,10 +46,10 @@ struct needle_place {
 	uint8_t version; /* of the volume: 1, 2 or 3 */
 };
 
-/* Finds the newest live record of a needle. Catches up with the index's tail first when the needle is
- * not known (an append is visible at once after its acknowledgement). Returns 0, -ENOENT (unknown,
- * deleted), -EOPNOTSUPP (erasure-coded, tiered, being copied, or a volume that is not here: to be
- * asked of the volume server). read_deleted: also a deleted needle whose record is still there. */
+/* Finds the newest live record of a needle. Catches up with the index's tail first (what the server has
+ * acknowledged is visible at once). Returns 0, -ENOENT (unknown, deleted), -EOPNOTSUPP (erasure-coded,
+ * tiered, being copied, changing at this moment, or a volume that is not here: to be asked of the
+ * volume server). read_deleted: also a deleted needle whose record is still there. */
 int store_find(struct store *s, const struct fid *fid, bool read_deleted, struct needle_place *ret);
 void store_unpin(struct needle_place *p);
 
@@ -57,8 +57,7 @@ void store_unpin(struct needle_place *p);
 struct needle_info {
 	uint64_t data_offset; /* in the .dat */
 	uint32_t data_bytes;
-	uint32_t
-		crc32c; /* of the data as stored; either of the two encodings is accepted by store_crc_matches() */
+	uint32_t crc32c; /* of the data as stored, in either form: crc32c_matches() */
 	bool gzip;
 	uint64_t expires_at_ns; /* CLOCK_REALTIME; 0: never */
 };
@@ -84,9 +83,6 @@ void store_tail_place(const struct needle_place *p, const struct needle_info *in
 /* A convenience for tests and tools: reads and checks header and tail with pread. */
 int store_read_info(const struct needle_place *p, const struct fid *fid, struct needle_info *ret);
 
-/* crc is CRC32C of the data; files written before SeaweedFS 3.09 store a masked value. */
-bool store_crc_matches(uint32_t stored, uint32_t crc);
-
 struct store_stats {
 	size_t volumes;
 	size_t needles; /* live */
@@ -97,7 +93,7 @@ struct store_stats {
 };
 void store_stats(struct store *s, struct store_stats *ret);
 
-/* Does the store have the volume (of any generation), and which data directories does it follow? */
+/* Does the store have the volume, so that it can serve it? */
 bool store_has_volume(struct store *s, uint32_t volume_id);
 
 #endif
