@@ -70,6 +70,7 @@ struct entry {
 	bool trimmed; /* chunks and content were left out: good for attributes only */
 	uint64_t ino; /* 0: the filer has none */
 	uint64_t size; /* of the file; strlen(target) for a symlink */
+	uint64_t stored_bytes; /* of the size, without holes; at most size */
 	uint64_t version; /* hash of mtime, size and chunk list */
 	struct timespec mtime;
 	struct timespec ctime; /* mtime where the filer never set it */

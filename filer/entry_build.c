@@ -214,6 +214,18 @@ static uint64_t size_of(const struct wire_entry *w, const struct timespec *mtime
 	return size;
 }
 
+/* Where chunks overlap this is more than what is seen of them, but never more than the size. */
+static uint64_t stored_bytes_of(const struct entry *e)
+{
+	uint64_t bytes = e->content_len;
+
+	if (e->remote_only)
+		return e->size;
+	for (uint32_t i = 0; i < e->n_chunks && bytes < e->size; i++)
+		bytes += e->chunks[i].size;
+	return min_u64(bytes, e->size);
+}
+
 static uint64_t hash_u64(uint64_t h, uint64_t v)
 {
 	return hash_bytes(h, &v, sizeof(v));
@@ -344,6 +356,7 @@ int wire_build(const struct wire_entry *w, struct entry **ret)
 	} else if (S_ISREG(e->mode)) {
 		e->remote_only = remote_only(w);
 		e->size = size_of(w, &e->mtime);
+		e->stored_bytes = stored_bytes_of(e);
 	}
 	if (e->size > INT64_MAX) {
 		free(e);

@@ -626,7 +626,7 @@ static int connect_error(CURL *curl)
 static int tls_or_receive_error(const struct handle *h)
 {
 	if (strstr(h->error, " alert "))
-		return -EACCES;
+		return -EKEYREJECTED;
 	if (strstr(h->error, "wrong version number")) /* no TLS at all */
 		return -EPROTO;
 	return -ECONNRESET;
@@ -655,7 +655,7 @@ static int errno_of_curl(const struct handle *h, CURLcode code)
 	case CURLE_SSL_ISSUER_ERROR:
 	case CURLE_SSL_CLIENTCERT:
 	case CURLE_PEER_FAILED_VERIFICATION:
-		return -EACCES;
+		return -EKEYREJECTED;
 	case CURLE_URL_MALFORMAT:
 		return -EINVAL;
 	case CURLE_OUT_OF_MEMORY:

@@ -77,7 +77,7 @@ struct http_request {
 
 /* Runs one request. 0: a complete answer came, of any status, its header in *ret_head; a body
  * shorter than Content-Length is -EIO. Else -ETIMEDOUT (deadline, stall), -ECONNREFUSED,
- * -ECONNRESET, -EHOSTUNREACH (name or route), -EACCES (TLS refused us), -EPROTO (not HTTP), -EIO, or
+ * -ECONNRESET, -EHOSTUNREACH (name or route), -EKEYREJECTED (a certificate was refused, theirs or ours), -EPROTO (not HTTP), -EIO, or
  * what a callback returned. *ret_head is untouched on failure. */
 int http_perform(struct http_pool *p, const struct http_request *r, struct http_head *ret_head);
 

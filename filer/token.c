@@ -4,7 +4,6 @@
 
 #include <cjson/cJSON.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
@@ -14,13 +13,11 @@
 #include <string.h>
 #include <strings.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "filer/base/base.h"
 #include "filer/toml.h"
 
 #define KEY_MAX 1024
-#define FILE_BYTES_MAX ((size_t)1 << 20)
 #define LIFETIME_MAX_S 86400
 #define MAC_BYTES 32
 #define MS_PER_S 1000
@@ -99,53 +96,6 @@ static int take_setting(void *arg, const char *key, const struct toml_value *v)
 	return 0;
 }
 
-/* Reads until the end or until buf is full. */
-static ssize_t read_all(int fd, char *buf, size_t len)
-{
-	size_t done = 0;
-
-	while (done < len) {
-		ssize_t n = read(fd, buf + done, len - done);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		if (n == 0)
-			break;
-		done += (size_t)n;
-	}
-	return (ssize_t)done;
-}
-
-static int read_keys_from(int fd, struct keys *keys, unsigned *ret_line)
-{
-	char *text = malloc(FILE_BYTES_MAX);
-
-	if (!text)
-		return -ENOMEM;
-	ssize_t n = read_all(fd, text, FILE_BYTES_MAX);
-	int err = n < 0 ? (int)n : 0;
-	if (!err && (size_t)n == FILE_BYTES_MAX)
-		err = -EFBIG;
-	if (!err)
-		err = toml_parse(text, (size_t)n, take_setting, keys, ret_line);
-	if (n > 0)
-		OPENSSL_cleanse(text, (size_t)n);
-	free(text);
-	return err;
-}
-
-static int read_file(const char *path, struct keys *keys, unsigned *ret_line)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-
-	if (fd < 0)
-		return -errno;
-	int err = read_keys_from(fd, keys, ret_line);
-	close(fd);
-	return err;
-}
-
 /* SeaweedFS takes an empty variable for one that is not set. */
 static int read_variable(const char *name, struct key *key)
 {
@@ -158,7 +108,7 @@ static int read_keys(const char *path, struct keys *keys, unsigned *ret_line)
 {
 	keys->filer.lifetime_s = TOKEN_LIFETIME_S;
 	keys->volume.lifetime_s = TOKEN_LIFETIME_S;
-	int err = path ? read_file(path, keys, ret_line) : 0;
+	int err = path ? toml_parse_file(path, take_setting, keys, ret_line) : 0;
 	if (!err)
 		err = read_variable("WEED_JWT_FILER_SIGNING_READ_KEY", &keys->filer);
 	if (!err)

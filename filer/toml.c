@@ -1,7 +1,11 @@
 #include "filer/toml.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <openssl/crypto.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct cursor {
 	const char *p;
@@ -251,5 +255,52 @@ int toml_parse(const char *text, size_t len, toml_cb cb, void *arg, unsigned *re
 	explicit_bzero(&value, sizeof(value));
 	if (err)
 		*ret_line = line;
+	return err;
+}
+
+/* Reads until the end or until buf is full. */
+static ssize_t read_all(int fd, char *buf, size_t len)
+{
+	size_t done = 0;
+
+	while (done < len) {
+		ssize_t n = read(fd, buf + done, len - done);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		if (n == 0)
+			break;
+		done += (size_t)n;
+	}
+	return (ssize_t)done;
+}
+
+static int parse_open_file(int fd, toml_cb cb, void *arg, unsigned *ret_line)
+{
+	char *text = malloc(TOML_FILE_BYTES_MAX);
+
+	if (!text)
+		return -ENOMEM;
+	ssize_t n = read_all(fd, text, TOML_FILE_BYTES_MAX);
+	int err = n < 0 ? (int)n : 0;
+	if (!err && (size_t)n == TOML_FILE_BYTES_MAX)
+		err = -EFBIG;
+	if (!err)
+		err = toml_parse(text, (size_t)n, cb, arg, ret_line);
+	if (n > 0)
+		OPENSSL_cleanse(text, (size_t)n);
+	free(text);
+	return err;
+}
+
+int toml_parse_file(const char *path, toml_cb cb, void *arg, unsigned *ret_line)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	int err = parse_open_file(fd, cb, arg, ret_line);
+	close(fd);
 	return err;
 }

@@ -33,4 +33,9 @@ typedef int (*toml_cb)(void *arg, const char *key, const struct toml_value *valu
  * (from 1) to blame. */
 int toml_parse(const char *text, size_t len, toml_cb cb, void *arg, unsigned *ret_line);
 
+/* The same for a file of less than TOML_FILE_BYTES_MAX; its text, which may hold keys, is wiped. Also
+ * -errno of the file, with *ret_line untouched. */
+#define TOML_FILE_BYTES_MAX ((size_t)1 << 20)
+int toml_parse_file(const char *path, toml_cb cb, void *arg, unsigned *ret_line);
+
 #endif

@@ -3,11 +3,13 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "filer/base/base.h"
 #include "filer/http.h"
 #include "filer/locate.h"
 #include "filer/needle.h"
+#include "filer/tls.h"
 #include "filer/token.h"
 #include "fs/fetch.h"
 #include "fs/options.h"
@@ -15,18 +17,81 @@
 /* Finding the masters must not hold up a mount whose filer has no gRPC port open. */
 #define MASTERS_TIMEOUT_MS 3000
 
+static int explain_security_toml(const char *path, unsigned line, int err, char *message,
+				 size_t bytes)
+{
+	if (line)
+		snprintf(message, bytes, "%s:%u: not understood", path, line);
+	else
+		snprintf(message, bytes, "%s: %s", path ? path : "read keys", strerror(-err));
+	return err;
+}
+
 static int open_tokens(const struct options *o, struct token_source **ret, char *message,
 		       size_t bytes)
 {
 	unsigned line = 0;
 	int err = token_source_new(o->security_toml, &line, ret);
 
-	if (err && line)
-		snprintf(message, bytes, "%s:%u: not understood", o->security_toml, line);
-	else if (err)
-		snprintf(message, bytes, "%s: %s", o->security_toml ? o->security_toml : "keys",
-			 strerror(-err));
+	return err ? explain_security_toml(o->security_toml, line, err, message, bytes) : 0;
+}
+
+/* A file that cannot be read would look like a certificate that was refused. */
+static int check_readable(const char *path, char *message, size_t bytes)
+{
+	if (!path || access(path, R_OK) == 0)
+		return 0;
+	int err = -errno;
+	snprintf(message, bytes, "%s: %s", path, strerror(-err));
 	return err;
+}
+
+/* Options win over security.toml. */
+static int open_http(const struct options *o, struct http_pool **ret, char *message, size_t bytes)
+{
+	struct tls_settings tls = { 0 };
+	unsigned line = 0;
+	int err = tls_settings_read(o->security_toml, &line, &tls);
+
+	if (err)
+		return explain_security_toml(o->security_toml, line, err, message, bytes);
+	struct http_config cfg = {
+		.ca_file = o->tls_ca ? o->tls_ca : tls.ca,
+		.client_cert = o->tls_cert ? o->tls_cert : tls.cert,
+		.client_key = o->tls_key ? o->tls_key : tls.key,
+		.insecure = !o->tls_ca && tls.insecure,
+		.connect_timeout_ms = o->connect_timeout_ms,
+		.stall_timeout_ms = o->stall_timeout_ms,
+		.idle_max_ms = HTTP_IDLE_MAX_MS,
+		.handles_max = o->threads + o->prefetch_threads,
+	};
+	err = check_readable(cfg.ca_file, message, bytes);
+	if (!err)
+		err = check_readable(cfg.client_cert, message, bytes);
+	if (!err)
+		err = check_readable(cfg.client_key, message, bytes);
+	if (!err)
+		err = http_pool_new(&cfg, ret);
+	tls_settings_free(&tls);
+	return err;
+}
+
+/* None: every chunk goes through the filer. */
+static size_t find_masters(const struct options *o, struct filer *filer,
+			   struct endpoint masters[OPTION_MASTERS_MAX])
+{
+	size_t n = 0;
+
+	if (o->volume_access == VOLUME_PROXY)
+		return 0;
+	if (o->n_masters) {
+		memcpy(masters, o->masters, o->n_masters * sizeof(masters[0]));
+		return o->n_masters;
+	}
+	if (filer_masters(filer, deadline_in_ms(MASTERS_TIMEOUT_MS), masters, OPTION_MASTERS_MAX,
+			  &n))
+		return 0;
+	return n;
 }
 
 static int open_locator(const struct options *o, struct cluster *c)
@@ -38,15 +103,7 @@ static int open_locator(const struct options *o, struct cluster *c)
 		.use_public_url = o->volume_access == VOLUME_PUBLIC,
 	};
 
-	if (o->volume_access == VOLUME_PROXY) {
-		cfg.n_masters = 0;
-	} else if (o->n_masters) {
-		cfg.n_masters = o->n_masters;
-		memcpy(masters, o->masters, o->n_masters * sizeof(masters[0]));
-	} else if (filer_masters(c->filer, deadline_in_ms(MASTERS_TIMEOUT_MS), masters,
-				 OPTION_MASTERS_MAX, &cfg.n_masters)) {
-		cfg.n_masters = 0;
-	}
+	cfg.n_masters = find_masters(o, c->filer, masters);
 	if (o->filers[0].https)
 		for (size_t i = 0; i < cfg.n_masters; i++)
 			masters[i].https = true;
@@ -72,15 +129,6 @@ static int open_fetcher(const struct options *o, struct cluster *c)
 int cluster_open(const struct options *o, struct cluster *ret, char *message, size_t bytes)
 {
 	struct cluster c = { 0 };
-	struct http_config http = {
-		.ca_file = o->tls_ca,
-		.client_cert = o->tls_cert,
-		.client_key = o->tls_key,
-		.connect_timeout_ms = o->connect_timeout_ms,
-		.stall_timeout_ms = o->stall_timeout_ms,
-		.idle_max_ms = HTTP_IDLE_MAX_MS,
-		.handles_max = o->threads + o->prefetch_threads,
-	};
 	struct filer_config filers = { .filers = o->filers, .n_filers = o->n_filers };
 	int err;
 
@@ -88,7 +136,7 @@ int cluster_open(const struct options *o, struct cluster *ret, char *message, si
 	err = open_tokens(o, &c.tokens, message, bytes);
 	if (err)
 		return err;
-	err = http_pool_new(&http, &c.http);
+	err = open_http(o, &c.http, message, bytes);
 	if (err)
 		goto close_cluster;
 	err = filer_new(c.http, c.tokens, &filers, &c.filer);

@@ -403,16 +403,31 @@ static int jump(struct dir_stream *d, uint64_t position)
 	return take_page(d, page_fetch(d->prefetcher, d->path, after, first));
 }
 
+void dir_rewind(struct dir_stream *d)
+{
+	drop_next(d);
+	page_free(d->page);
+	d->page = NULL;
+}
+
+/* A page that ended with a failure is given up once that was told. */
+static int report_failure(struct dir_stream *d)
+{
+	int err = d->page->err;
+
+	dir_rewind(d);
+	return err;
+}
+
 int dir_at(struct dir_stream *d, uint64_t position, const char **ret_name, struct entry **ret_entry)
 {
-	bool restart = position == DIR_POSITION_FIRST;
 	int err = 0;
 
-	if (!d->page || restart || position < d->page->first)
+	if (!d->page || position < d->page->first)
 		err = jump(d, position);
 	while (!err && position >= d->page->first + d->page->n) {
 		if (d->page->err)
-			return d->page->err;
+			return report_failure(d);
 		if (!d->page->more || !d->page->n)
 			return 0;
 		err = advance(d);

@@ -31,9 +31,13 @@ void dir_close(struct dir_stream *d);
 #define DIR_POSITION_DOTDOT 1
 #define DIR_POSITION_FIRST 2
 
+/* Lists anew from the next dir_at() on, as rewinddir() must. */
+void dir_rewind(struct dir_stream *d);
+
 /* The name at a position. Valid until the next call on this stream; the entry has no reference of its
- * own, and is NULL for a name of which nothing more could be learned. Returns 1 and a name, 0 at the end, or -errno. Reading DIR_POSITION_FIRST lists anew, as
- * rewinddir() must. Calls on one stream must not overlap: dir_lock() for the length of one reply. */
+ * own, and is NULL for a name of which nothing more could be learned. Returns 1 and a name, 0 at the
+ * end, or -errno; after a failure the next call asks again. Calls on one stream must not overlap:
+ * dir_lock() for the length of one reply. */
 int dir_at(struct dir_stream *d, uint64_t position, const char **ret_name,
 	   struct entry **ret_entry);
 

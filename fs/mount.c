@@ -240,6 +240,12 @@ static int look_up_root(struct mount *m, char *message, size_t bytes)
 			 "%s: the filer does not allow it (a read key is given with -o security=)",
 			 o->source);
 		return err;
+	case -EKEYREJECTED:
+		snprintf(message, bytes,
+			 "%s: a certificate was refused, the filer's or ours (tls_ca, tls_cert, "
+			 "tls_key, or [https.client] of security=)",
+			 o->source);
+		return err;
 	case -EPROTO:
 		snprintf(message, bytes, "%s: that is not a SeaweedFS filer", o->source);
 		return err;

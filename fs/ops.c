@@ -116,7 +116,7 @@ static void fill_stat(const struct mount *m, const struct entry *e, uint64_t ino
 		.st_rdev = e->rdev,
 		.st_size = (off_t)e->size,
 		.st_blksize = STATFS_BLOCK_BYTES,
-		.st_blocks = (blkcnt_t)((e->size + BLOCK_BYTES - 1) / BLOCK_BYTES),
+		.st_blocks = (blkcnt_t)((e->stored_bytes + BLOCK_BYTES - 1) / BLOCK_BYTES),
 		.st_mtim = e->mtime,
 		.st_ctim = e->ctime,
 		.st_atim = e->atime,
@@ -242,6 +242,10 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent_ino, const char *name)
 	struct entry *e;
 	struct inode *i;
 
+	if (strlen(name) > NAME_MAX) {
+		fuse_reply_err(req, ENAMETOOLONG);
+		return;
+	}
 	if (mount_hides(m, parent, name)) {
 		reply_no_entry(req, m);
 		return;
@@ -597,6 +601,8 @@ static void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t of
 	}
 	r.dir_number = inode_shown_number(m->inodes, r.dir);
 	dir_lock(d);
+	if (offset == DIR_POSITION_DOT)
+		dir_rewind(d);
 	int err = fill_dir_reply(&r, d, (uint64_t)offset);
 	dir_unlock(d);
 	/* Names that were added count as looked up: a failure after them is for the next request. */

@@ -23,6 +23,10 @@
 #include "fs/workers.h"
 
 /* Pieces that a read is made of before it is assembled in batches. */
+/* A read within AGAIN_WITHIN_MS of one that failed for want of time gets AGAIN_TIMEOUT_MS. */
+#define AGAIN_WITHIN_MS 1000
+#define AGAIN_TIMEOUT_MS 500
+
 #define UNITS_MAX 256
 #define ZEROS_BYTES (64 * KIB)
 /* Threads that may help one read. */
@@ -119,6 +123,7 @@ struct read_file {
 	struct chunkmap *map;
 	bool small;
 	atomic_uint refs; /* the opener's, and one of each prefetch job */
+	atomic_int_fast64_t failed_at_ms; /* a read used up its time; 0: none */
 	pthread_mutex_t lock;
 	/* under lock */
 	struct readahead readahead;
@@ -885,6 +890,18 @@ const struct chunkmap *read_file_map(const struct read_file *f)
 	return f->map;
 }
 
+/* The kernel asks for a page again, by itself, when its readahead failed. Who waited in vain just now
+ * has only this long, lest the application wait for twice the time limit. */
+static struct deadline deadline_of_read(const struct read_file *f)
+{
+	struct deadline d = deadline_in_ms(f->reader->cfg.timeout_ms);
+	int64_t failed_at_ms = atomic_load(&f->failed_at_ms);
+
+	if (failed_at_ms && now_ms() - failed_at_ms < AGAIN_WITHIN_MS)
+		return deadline_sooner(d, AGAIN_TIMEOUT_MS);
+	return d;
+}
+
 int read_file_at(struct read_file *f, uint64_t offset, size_t len, struct read_result *ret)
 {
 	struct reader *r = f->reader;
@@ -904,12 +921,14 @@ int read_file_at(struct read_file *f, uint64_t offset, size_t len, struct read_r
 	ctx->file = f;
 	ctx->offset = offset;
 	ctx->bytes = (uint32_t)len;
-	ctx->deadline = deadline_in_ms(r->cfg.timeout_ms);
+	ctx->deadline = deadline_of_read(f);
 	readahead(f, offset, ctx->bytes, &ctx->sequential);
 
 	int err = run_read(ctx);
 	if (err) {
 		count(&r->stats.errors, 1);
+		if (deadline_passed(ctx->deadline))
+			atomic_store(&f->failed_at_ms, now_ms());
 		ctx_put(ctx);
 		return err;
 	}
