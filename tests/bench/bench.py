@@ -430,7 +430,7 @@ def rows(data):
         result.append(Row("find-large", f"client memory, peak, {large} files", "VmHWM_bytes", "MiB", MIB, 0, "cost"))
     for workload, title in (("seq-1", "sequential"), ("rand4k-1", "random 4 KiB"),
                             ("rand4k-16", "random 4 KiB, 16 jobs"), ("rand1m-4", "random 1 MiB")):
-        result.append(Row(workload, f"server bytes per byte read, {title}", "amplification", "", 1, 2, "cost"))
+        result.append(Row(workload, f"bytes sent by servers per byte read, {title}", "amplification", "", 1, 2, "cost"))
     return result
 
 
@@ -495,6 +495,7 @@ def print_table(wanted_rows, contenders, results):
         print("  ".join(cells).rstrip())
         if i == 0:
             print("  ".join("-" * width for width in widths))
+    print("bytes sent by servers: whole answers; at 4 KiB their HTTP headers alone add 0.09")
     if ratios:
         print("ratio: kelpfs against weed mount; for rates and times how many times as fast, else the quotient")
 
@@ -580,14 +581,20 @@ def measure_all(bench, workloads, contenders, results):
                     results.failures.append({"workload": workload, "contender": contender, "error": str(error)})
 
 
+END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 def end_by_signal(number, _frame):
+    """Once: a second Ctrl-C must not cut the cleaning up short."""
+    for other in END_SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
     sys.exit(128 + number)
 
 
 def main():
     options = parse_arguments()
     workloads = choose_workloads(options)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in END_SIGNALS:
         signal.signal(number, end_by_signal)
     progress = Progress()
     results = Results()
@@ -611,7 +618,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(main())
