@@ -373,11 +373,13 @@ static void expire_leases(struct session *s, int64_t now)
 
 void session_tick(struct session *s, int64_t now)
 {
-	int64_t quiet_ms = now - s->since_ms;
-
 	expire_leases(s, now);
-	if (s->under_way > 0)
+	/* Idle is who waits for nothing. */
+	if (s->under_way > 0) {
+		s->since_ms = now;
 		return;
+	}
+	int64_t quiet_ms = now - s->since_ms;
 	if (quiet_ms >= QUIET_MS)
 		free_spare(s);
 	if (s->state == SESSION_HELLO && quiet_ms >= AGENT_HELLO_MS)

@@ -76,6 +76,6 @@ struct transport {
 	void (*unstage)(struct connection *c, struct staged *s);
 };
 
-extern const struct transport tcp_transport;
+extern const struct transport agent_tcp;
 
 #endif
