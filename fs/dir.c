@@ -410,13 +410,10 @@ void dir_rewind(struct dir_stream *d)
 	d->page = NULL;
 }
 
-/* A page that ended with a failure is given up once that was told. */
-static int report_failure(struct dir_stream *d)
+void dir_failure_told(struct dir_stream *d)
 {
-	int err = d->page->err;
-
-	dir_rewind(d);
-	return err;
+	if (d->page && d->page->err)
+		dir_rewind(d);
 }
 
 int dir_at(struct dir_stream *d, uint64_t position, const char **ret_name, struct entry **ret_entry)
@@ -427,7 +424,7 @@ int dir_at(struct dir_stream *d, uint64_t position, const char **ret_name, struc
 		err = jump(d, position);
 	while (!err && position >= d->page->first + d->page->n) {
 		if (d->page->err)
-			return report_failure(d);
+			return d->page->err;
 		if (!d->page->more || !d->page->n)
 			return 0;
 		err = advance(d);

@@ -36,10 +36,14 @@ void dir_rewind(struct dir_stream *d);
 
 /* The name at a position. Valid until the next call on this stream; the entry has no reference of its
  * own, and is NULL for a name of which nothing more could be learned. Returns 1 and a name, 0 at the
- * end, or -errno; after a failure the next call asks again. Calls on one stream must not overlap:
+ * end, or -errno, again and again until dir_failure_told(). Calls on one stream must not overlap:
  * dir_lock() for the length of one reply. */
 int dir_at(struct dir_stream *d, uint64_t position, const char **ret_name,
 	   struct entry **ret_entry);
+
+/* The application knows of the failure: the next dir_at() asks the filer again. Names that came before
+ * it are told first, in a reply of their own, and must not cost the time limit twice. */
+void dir_failure_told(struct dir_stream *d);
 
 void dir_lock(struct dir_stream *d);
 void dir_unlock(struct dir_stream *d);

@@ -604,6 +604,8 @@ static void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t of
 	if (offset == DIR_POSITION_DOT)
 		dir_rewind(d);
 	int err = fill_dir_reply(&r, d, (uint64_t)offset);
+	if (err && !r.used)
+		dir_failure_told(d);
 	dir_unlock(d);
 	/* Names that were added count as looked up: a failure after them is for the next request. */
 	if (err && !r.used)
