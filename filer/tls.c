@@ -5,7 +5,6 @@
 #include <string.h>
 #include <strings.h>
 
-#include "filer/base/base.h"
 #include "filer/toml.h"
 
 struct reading {
@@ -37,25 +36,19 @@ static int take_setting(void *arg, const char *key, const struct toml_value *v)
 {
 	static const char section[] = "https.client.";
 	struct reading *r = arg;
-	const struct {
-		const char *name;
-		char **path;
-		bool *flag;
-	} fields[] = {
-		{ "ca", &r->settings.ca, NULL },
-		{ "cert", &r->settings.cert, NULL },
-		{ "key", &r->settings.key, NULL },
-		{ "insecure_skip_verify", NULL, &r->settings.insecure },
-		{ "enabled", NULL, &r->enabled },
-	};
-
 	if (strncasecmp(key, section, sizeof(section) - 1) != 0)
 		return 0;
 	key += sizeof(section) - 1;
-	for (size_t i = 0; i < ARRAY_LEN(fields); i++)
-		if (strcasecmp(key, fields[i].name) == 0)
-			return fields[i].path ? take_path(fields[i].path, v)
-					      : take_flag(fields[i].flag, v);
+	if (strcasecmp(key, "ca") == 0)
+		return take_path(&r->settings.ca, v);
+	if (strcasecmp(key, "cert") == 0)
+		return take_path(&r->settings.cert, v);
+	if (strcasecmp(key, "key") == 0)
+		return take_path(&r->settings.key, v);
+	if (strcasecmp(key, "insecure_skip_verify") == 0)
+		return take_flag(&r->settings.insecure, v);
+	if (strcasecmp(key, "enabled") == 0)
+		return take_flag(&r->enabled, v);
 	return 0;
 }
 

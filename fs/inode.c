@@ -16,6 +16,9 @@
 
 #define ROOT_NUMBER 1
 
+/* What the key of an inode starts with. */
+#define PARENT_BYTES sizeof(uintptr_t)
+
 /* Entries above that are kept without their chunks. */
 #define ENTRY_BYTES_KEPT ((size_t)2 << 10)
 
@@ -65,7 +68,7 @@ struct inode_table {
 
 static const char *name_of(const struct inode *i)
 {
-	return i->key + sizeof(i->parent);
+	return i->key + PARENT_BYTES;
 }
 
 uint64_t inode_number(uint64_t parent_number, const char *name, const struct entry *e)
@@ -110,15 +113,15 @@ static struct inode *inode_alloc(struct inode_table *t, struct inode *parent, co
 				 struct entry *e)
 {
 	size_t name_bytes = strlen(name) + 1;
-	struct inode *i = calloc(1, sizeof(*i) + sizeof(parent) + name_bytes);
+	struct inode *i = calloc(1, sizeof(*i) + PARENT_BYTES + name_bytes);
 
 	if (!i)
 		return NULL;
 	i->table = t;
 	i->parent = parent;
-	i->key_len = sizeof(parent) + name_bytes;
-	memcpy(i->key, &parent, sizeof(parent));
-	memcpy(i->key + sizeof(parent), name, name_bytes);
+	i->key_len = PARENT_BYTES + name_bytes;
+	memcpy(i->key, &(uintptr_t){ (uintptr_t)parent }, PARENT_BYTES);
+	memcpy(i->key + PARENT_BYTES, name, name_bytes);
 	set_entry(i, e);
 	if (parent)
 		parent->children++;
@@ -141,7 +144,7 @@ static void detach(struct inode *i)
  * be deep. */
 static void release_unused(struct inode *i)
 {
-	while (i && i->parent && !i->lookups && !i->children && !i->open_files) {
+	while (i->parent && !i->lookups && !i->children && !i->open_files) {
 		struct inode *parent = i->parent;
 
 		if (i->detached)
@@ -266,13 +269,13 @@ int inode_path(struct inode_table *t, struct inode *i, const char *name, char **
 
 static struct inode *find(struct inode_table *t, struct inode *parent, const char *name)
 {
-	char key[sizeof(parent) + NAME_MAX_BYTES + 1];
+	char key[PARENT_BYTES + NAME_MAX_BYTES + 1];
 	size_t name_bytes = strlen(name) + 1;
 	struct inode *i;
 
-	memcpy(key, &parent, sizeof(parent));
-	memcpy(key + sizeof(parent), name, name_bytes);
-	HASH_FIND(hh, t->by_name, key, sizeof(parent) + name_bytes, i);
+	memcpy(key, &(uintptr_t){ (uintptr_t)parent }, PARENT_BYTES);
+	memcpy(key + PARENT_BYTES, name, name_bytes);
+	HASH_FIND(hh, t->by_name, key, PARENT_BYTES + name_bytes, i);
 	return i;
 }
 
@@ -287,6 +290,12 @@ static bool fits(const struct inode *i, const struct entry *e)
 	if (S_ISLNK(e->mode)) /* the kernel caches targets for as long as it knows the inode */
 		return strcmp(old->symlink ? old->symlink : "", e->symlink ? e->symlink : "") == 0;
 	return i->open_files == 0 || entry_same_version(old, e);
+}
+
+/* NOLINTNEXTLINE(readability-function-size): what uthash makes of one line */
+static void attach(struct inode_table *t, struct inode *i)
+{
+	HASH_ADD_KEYPTR(hh, t->by_name, i->key, i->key_len, i);
 }
 
 int inode_bind(struct inode_table *t, struct inode *parent, const char *name, struct entry *e,
@@ -309,7 +318,7 @@ int inode_bind(struct inode_table *t, struct inode *parent, const char *name, st
 		}
 		if (i)
 			detach(i);
-		HASH_ADD_KEYPTR(hh, t->by_name, fresh->key, fresh->key_len, fresh);
+		attach(t, fresh);
 		i = fresh;
 	}
 	i->looked_up_by = by;

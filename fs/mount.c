@@ -1,6 +1,5 @@
 #include "fs/mount.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fuse_lowlevel.h>
 #include <inttypes.h>
@@ -10,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -20,6 +18,7 @@
 #include "fs/dir.h"
 #include "fs/inode.h"
 #include "fs/log.h"
+#include "fs/mountpoint.h"
 #include "fs/ops.h"
 #include "fs/options.h"
 #include "fs/reader.h"
@@ -43,176 +42,13 @@ bool mount_hides(const struct mount *m, struct inode *parent, const char *name)
 	return strcmp(name, "topics") == 0 || strcmp(name, "etc") == 0;
 }
 
-/* --- the mountpoint ------------------------------------------------------------------------- */
-
-static bool directory_is_empty(const char *path)
-{
-	DIR *d = opendir(path);
-	bool empty = true;
-
-	if (!d)
-		return true;
-	for (struct dirent *e = readdir(d); e && empty; e = readdir(d))
-		empty = strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0;
-	closedir(d);
-	return empty;
-}
-
-/* One line of /proc/self/mountinfo: the mount on top at the path. Octal escapes stand for white space
- * in it. */
-struct mounted {
-	unsigned major, minor;
-	char type[64];
-};
-
-static void unescape(char *s)
-{
-	char *out = s;
-
-	for (; *s; s++) {
-		unsigned code;
-
-		if (s[0] == '\\' && sscanf(s + 1, "%3o", &code) == 1) {
-			*out++ = (char)code;
-			s += 3;
-		} else {
-			*out++ = *s;
-		}
-	}
-	*out = '\0';
-}
-
-static int find_mounted(const char *path, struct mounted *ret)
-{
-	CLEANUP_FREE char *line = NULL;
-	size_t bytes = 0;
-	int err = -ENOENT;
-	FILE *f = fopen("/proc/self/mountinfo", "re");
-
-	if (!f)
-		return -errno;
-	while (getline(&line, &bytes, f) > 0) {
-		struct mounted m;
-		char at[PATH_MAX];
-		const char *rest = strstr(line, " - ");
-
-		if (sscanf(line, "%*u %*u %u:%u %*s %4095s", &m.major, &m.minor, at) != 3 ||
-		    !rest || sscanf(rest, " - %63s", m.type) != 1)
-			continue;
-		unescape(at);
-		if (strcmp(at, path) == 0) {
-			*ret = m;
-			err = 0;
-		}
-	}
-	fclose(f);
-	return err;
-}
-
-/* Trailing slashes and symlinks out of the way, as mountinfo has it; a dead mount cannot be resolved,
- * so its parent is. */
-static int resolve_mountpoint(const char *path, char ret[PATH_MAX])
-{
-	char parent[PATH_MAX], resolved[PATH_MAX];
-
-	if (realpath(path, ret))
-		return 0;
-	if (errno != ENOTCONN || strlen(path) >= sizeof(parent))
-		return -errno;
-	strcpy(parent, path);
-	char *last = strrchr(parent, '/');
-	while (last && last > parent && !last[1]) {
-		*last = '\0';
-		last = strrchr(parent, '/');
-	}
-	if (!last)
-		return -ENOTCONN;
-	*last = '\0';
-	if (!realpath(*parent ? parent : "/", resolved))
-		return -errno;
-	int n = snprintf(ret, PATH_MAX, "%s/%s", strcmp(resolved, "/") ? resolved : "", last + 1);
-	return n < PATH_MAX ? 0 : -ENAMETOOLONG;
-}
-
-/* A kelpfs that was killed leaves a mount that answers nothing. */
-static int clear_dead_mount(const char *path, char *message, size_t bytes)
-{
-	struct mounted m;
-
-	if (find_mounted(path, &m) == 0 && strcmp(m.type, "fuse.kelpfs") == 0 &&
-	    umount2(path, MNT_DETACH) == 0) {
-		log_info("%s: took away a mount whose program is gone", path);
-		return 0;
-	}
-	snprintf(message, bytes, "%s: a dead mount is in the way (fusermount3 -u %s takes it away)",
-		 path, path);
-	return -ENOTCONN;
-}
-
-static int check_mountpoint(const struct options *o, char ret[PATH_MAX], char *message,
-			    size_t bytes)
-{
-	const char *path = o->mountpoint;
-	struct mounted mounted;
-	struct stat st;
-	int err = resolve_mountpoint(path, ret);
-
-	if (!err && stat(ret, &st))
-		err = -errno;
-	if (err == -ENOTCONN) {
-		err = clear_dead_mount(ret, message, bytes);
-		if (err)
-			return err;
-		if (stat(ret, &st))
-			err = -errno;
-	}
-	if (err) {
-		snprintf(message, bytes, "mountpoint %s: %s", path, strerror(-err));
-		return err;
-	}
-	if (!S_ISDIR(st.st_mode)) {
-		snprintf(message, bytes, "mountpoint %s: not a directory", path);
-		return -ENOTDIR;
-	}
-	if (find_mounted(ret, &mounted) == 0 && strncmp(mounted.type, "fuse.kelpfs", 11) == 0) {
-		snprintf(message, bytes,
-			 "mountpoint %s: a kelpfs is mounted there already (fusermount3 -u %s)",
-			 path, path);
-		return -EBUSY;
-	}
-	if (!o->nonempty && !directory_is_empty(ret)) {
-		snprintf(message, bytes,
-			 "mountpoint %s: not empty (-o nonempty mounts over what is there)", path);
-		return -ENOTEMPTY;
-	}
-	return 0;
-}
-
-/* --- the kernel's readahead ------------------------------------------------------------------ */
-
 static void tune_readahead(const struct options *o, const char *mountpoint)
 {
 	unsigned want = o->readahead_kb == UINT_MAX ? READAHEAD_KB_DEFAULT : o->readahead_kb;
 	unsigned effective = 0;
-	struct mounted mounted;
-	char path[96];
+	int err = mountpoint_set_readahead(mountpoint, want, &effective);
 
-	if (find_mounted(mountpoint, &mounted))
-		return;
-	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", mounted.major,
-		 mounted.minor);
-	FILE *f = fopen(path, "r+e");
-	if (f) {
-		fprintf(f, "%u\n", want);
-		fclose(f);
-	}
-	f = fopen(path, "re");
-	if (f) {
-		if (fscanf(f, "%u", &effective) != 1)
-			effective = 0;
-		fclose(f);
-	}
-	if (effective != want)
+	if (err || effective != want)
 		log_info("the kernel's readahead stays at %u KiB (%u asked for; that needs root): "
 			 "sequential reads arrive in small requests",
 			 effective, want);
@@ -464,7 +300,7 @@ int mount_run(const struct options *o, void (*on_ready)(void *arg), void *arg, c
 	sigset_t old;
 
 	message[0] = '\0';
-	int err = check_mountpoint(o, mountpoint, message, bytes);
+	int err = mountpoint_prepare(o->mountpoint, o->nonempty, mountpoint, message, bytes);
 	if (err)
 		return err;
 	block_signals(&old);
