@@ -162,7 +162,7 @@ static int vif_read(const struct volume_names *names, struct vif *ret)
 {
 	struct file_id id;
 	struct stat st;
-	int fd;
+	int fd = -1;
 
 	int err = open_file(names->dir, names->stem, "vif", &id, &fd);
 	if (err)

@@ -206,12 +206,12 @@ static void test_the_vif_has_the_say_about_the_width(void **state)
 	struct volume_files *v = volume(w, "a/3.dat", "a/3.idx", NULL);
 
 	/* The records of these are not there to try it out with. */
-	for (uint64_t key = 1; key <= 16; key++)
+	for (uint64_t key = 1; key <= 100; key++)
 		volume_files_entry(v, key, 1 << 20, 1);
-	volume_files_put(v, 17, COOKIE, "one", 3);
+	volume_files_put(v, 101, COOKIE, "one", 3);
 	write_text_file(path(w, "a/3.vif"), VIF_5);
 	open_store(w, false);
-	expect(w, 17, "one");
+	expect(w, 101, "one");
 	assert_int_equal(find(w, 1), -ENOENT);
 	volume_files_free(v);
 }

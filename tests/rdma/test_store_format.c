@@ -271,6 +271,20 @@ static void test_sizes_that_contradict_each_other_are_an_error(void **state)
 	drop_record(&r);
 }
 
+static void test_more_fields_than_there_can_be_are_an_error(void **state)
+{
+	static uint8_t zeros[100000];
+	const struct record_shape shape = { .data = zeros, .len = sizeof(zeros) };
+	struct record r;
+	struct needle_info info;
+
+	(void)state;
+	write_record(&r, 3, &shape);
+	assert_int_equal(pwrite(r.fd, "\0\0\0\1", 4, (off_t)r.place.record_offset + 16), 4);
+	assert_int_equal(store_read_info(&r.place, &fid, &info), -EIO);
+	drop_record(&r);
+}
+
 static void test_a_record_that_the_file_cuts_off_is_an_error(void **state)
 {
 	const struct record_shape shape = { .data = "0123456789", .len = 10 };
@@ -357,6 +371,7 @@ int main(void)
 		cmocka_unit_test(test_records_of_every_version_are_read),
 		cmocka_unit_test(test_another_cookie_or_key_is_not_found),
 		cmocka_unit_test(test_sizes_that_contradict_each_other_are_an_error),
+		cmocka_unit_test(test_more_fields_than_there_can_be_are_an_error),
 		cmocka_unit_test(test_a_record_that_the_file_cuts_off_is_an_error),
 		cmocka_unit_test(test_a_ttl_counts_from_the_time_of_the_append),
 		cmocka_unit_test(test_a_ttl_counts_only_where_a_server_counts_it),
