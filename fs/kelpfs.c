@@ -1,22 +1,17 @@
 /* kelpfs: mounts a SeaweedFS namespace. */
 #include <curl/curl.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <fuse_lowlevel.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/utsname.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
+#include "fs/launch.h"
 #include "fs/log.h"
 #include "fs/mount.h"
 #include "fs/options.h"
-
-#define MESSAGE_BYTES 1024
 
 static void print_version(void)
 {
@@ -32,43 +27,6 @@ static void print_version(void)
 	printf("splice: available, used with -o splice=on\n");
 }
 
-/* Where the parent of a daemon waits for one line: empty when the mount can be used, else the reason
- * why not. -1 in the foreground. */
-struct launch {
-	int report_fd;
-};
-
-static void report_ready(void *arg)
-{
-	struct launch *l = arg;
-	ssize_t n;
-
-	if (l->report_fd < 0) {
-		log_info("mounted");
-		return;
-	}
-	n = write(l->report_fd, "", 1);
-	(void)n;
-	close(l->report_fd);
-	l->report_fd = -1;
-}
-
-static void detach_from_terminal(void)
-{
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-
-	setsid();
-	if (chdir("/"))
-		log_warning("cannot change to /: %s", strerror(errno));
-	if (null >= 0) {
-		dup2(null, STDIN_FILENO);
-		dup2(null, STDOUT_FILENO);
-		dup2(null, STDERR_FILENO);
-		if (null > STDERR_FILENO)
-			close(null);
-	}
-}
-
 static void open_log(const struct options *o)
 {
 	bool to_syslog = o->log == LOG_TARGET_SYSLOG ||
@@ -77,80 +35,21 @@ static void open_log(const struct options *o)
 	log_open("kelpfs", o->debug ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO, to_syslog);
 }
 
-static int run_foreground(const struct options *o)
+static void mounted(void *arg)
 {
-	struct launch l = { .report_fd = -1 };
-	char message[MESSAGE_BYTES];
+	if (!launch_report_ready(arg))
+		log_info("mounted");
+}
+
+static int mount_and_serve(void *arg, struct launch *l, char *message, size_t bytes)
+{
+	const struct options *o = arg;
 
 	open_log(o);
-	if (mount_run(o, report_ready, &l, message, sizeof(message)) == 0)
-		return EXIT_SUCCESS;
-	fprintf(stderr, "kelpfs: %s\n", message);
-	return EXIT_FAILURE;
+	return mount_run(o, mounted, l, message, bytes);
 }
 
-/* In the child. The parent has the message; the log has it too, should the parent be gone. */
-static int run_daemon(const struct options *o, int report_fd)
-{
-	struct launch l = { .report_fd = report_fd };
-	char message[MESSAGE_BYTES];
-
-	detach_from_terminal();
-	open_log(o);
-	if (mount_run(o, report_ready, &l, message, sizeof(message)) == 0)
-		return EXIT_SUCCESS;
-	if (l.report_fd >= 0) {
-		ssize_t n = write(l.report_fd, message, strlen(message) + 1);
-
-		(void)n;
-	} else {
-		log_error("%s", message);
-	}
-	return EXIT_FAILURE;
-}
-
-/* In the parent: returns once the child has said how it went. */
-static int wait_for_child(pid_t child, int report_fd)
-{
-	char message[MESSAGE_BYTES];
-	size_t n = 0;
-	ssize_t got;
-
-	while (n < sizeof(message) - 1 &&
-	       (got = read(report_fd, message + n, sizeof(message) - 1 - n)) != 0) {
-		if (got < 0 && errno != EINTR)
-			break;
-		n += got > 0 ? (size_t)got : 0;
-		if (n && !message[n - 1])
-			break;
-	}
-	message[n] = '\0';
-	if (n == 1)
-		return EXIT_SUCCESS;
-	waitpid(child, NULL, 0);
-	fprintf(stderr, "kelpfs: %s\n", n ? message : "ended before the mount could be used");
-	return EXIT_FAILURE;
-}
-
-/* Forks before any thread, connection or registered memory exists. */
-static int daemonize(const struct options *o)
-{
-	int fds[2];
-
-	if (pipe2(fds, O_CLOEXEC)) {
-		fprintf(stderr, "kelpfs: pipe: %s\n", strerror(errno));
-		return EXIT_FAILURE;
-	}
-	pid_t child = fork();
-	if (child < 0) {
-		fprintf(stderr, "kelpfs: fork: %s\n", strerror(errno));
-		return EXIT_FAILURE;
-	}
-	close(fds[child != 0]);
-	return child ? wait_for_child(child, fds[0]) : run_daemon(o, fds[1]);
-}
-
-static int run(const struct options *o)
+static int run(struct options *o)
 {
 	switch (o->command) {
 	case COMMAND_HELP:
@@ -168,12 +67,12 @@ static int run(const struct options *o)
 	case COMMAND_MOUNT:
 		break;
 	}
-	return o->foreground ? run_foreground(o) : daemonize(o);
+	return launch("kelpfs", o->foreground, mount_and_serve, o);
 }
 
 int main(int argc, char *argv[])
 {
-	char message[MESSAGE_BYTES];
+	char message[LAUNCH_MESSAGE_BYTES];
 	struct options o;
 
 	/* A connection that the other side closed must be an error, not the end. */

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "filer/base/base.h"
+#include "fs/optvalue.h"
 #include "fs/reader.h"
 
 enum option_kind {
@@ -152,43 +153,6 @@ __attribute__((format(printf, 3, 4))) static int fail(char *message, size_t byte
 	return -EINVAL;
 }
 
-static int parse_number(const char *text, double *ret)
-{
-	char *end;
-
-	if (!isdigit((unsigned char)text[0]) && text[0] != '.')
-		return -EINVAL;
-	errno = 0;
-	double v = strtod(text, &end);
-	if (errno || *end || !isfinite(v))
-		return -EINVAL;
-	*ret = v;
-	return 0;
-}
-
-static int parse_bytes(const char *text, double *ret)
-{
-	static const char suffixes[] = "KMGT";
-	size_t len = strlen(text);
-	double unit = 1;
-	char digits[64];
-
-	if (len == 0 || len >= sizeof(digits))
-		return -EINVAL;
-	memcpy(digits, text, len + 1);
-	const char *s = strchr(suffixes, toupper((unsigned char)digits[len - 1]));
-	if (s) {
-		unit = ldexp(1, 10 * (int)(s - suffixes + 1));
-		digits[len - 1] = '\0';
-	}
-	double v;
-	int err = parse_number(digits, &v);
-	if (err)
-		return err;
-	*ret = v * unit;
-	return 0;
-}
-
 static int parse_id_map(const char *text, struct id_maps *maps)
 {
 	char *end;
@@ -221,7 +185,8 @@ static int parse_choice(const struct option *opt, const char *text, int *ret)
 static int store_number(const struct option *opt, const char *text, void *field)
 {
 	double v;
-	int err = opt->kind == KIND_BYTES ? parse_bytes(text, &v) : parse_number(text, &v);
+	int err = opt->kind == KIND_BYTES ? option_parse_bytes(text, &v)
+					  : option_parse_number(text, &v);
 
 	if (err)
 		return err;
@@ -602,32 +567,22 @@ void options_print_help(FILE *out)
 		     "permissions by owner and mode.\n");
 }
 
-/* A minus must not become a hyphen, and a leading dot would be a request. */
-static void print_roff(FILE *out, const char *text)
-{
-	for (; *text; text++) {
-		if (*text == '-' || *text == '\\')
-			fputc('\\', out);
-		fputc(*text, out);
-	}
-}
-
 void options_print_man(FILE *out)
 {
 	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
 		const struct option *opt = &table[i];
 
 		fprintf(out, ".TP\n.B ");
-		print_roff(out, opt->name);
+		option_print_roff(out, opt->name);
 		if (opt->value) {
 			fputc('=', out);
-			print_roff(out, opt->value);
+			option_print_roff(out, opt->value);
 		}
 		fputc('\n', out);
-		print_roff(out, opt->help);
+		option_print_roff(out, opt->help);
 		if (opt->default_text) {
 			fprintf(out, " (default ");
-			print_roff(out, opt->default_text);
+			option_print_roff(out, opt->default_text);
 			fputc(')', out);
 		}
 		fprintf(out, ".\n");

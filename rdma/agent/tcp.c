@@ -314,7 +314,7 @@ static void tick(struct tcp_thread *t, int64_t now)
 		t->accept_at_ms = 0;
 		watch(t, t->listener->fd, EPOLLIN, &t->listener->fd);
 	}
-	DL_FOREACH_SAFE(t->connections, c, tmp) {
+	DL_FOREACH_SAFE (t->connections, c, tmp) {
 		if (is_stuck(c, now)) {
 			if (c->state == CONNECTION_OPEN)
 				agent_count(&t->listener->agent->counters.stalled, 1);
@@ -337,7 +337,7 @@ static void begin_shutdown(struct tcp_thread *t)
 		t->accept_at_ms = 0;
 		close(t->listener->fd);
 	}
-	DL_FOREACH(t->connections, c)
+	DL_FOREACH (t->connections, c)
 		if (c->state == CONNECTION_OPEN)
 			session_shut_down(c->session);
 }
@@ -347,7 +347,7 @@ static void drop_all(struct tcp_thread *t)
 {
 	struct connection *c;
 
-	DL_FOREACH(t->connections, c)
+	DL_FOREACH (t->connections, c)
 		tcp_drop(c);
 }
 

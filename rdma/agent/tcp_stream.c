@@ -63,9 +63,8 @@ static ssize_t send_memory(struct connection *c)
 	size_t i = c->pieces_sent;
 
 	if (c->message_sent < o->message_bytes)
-		iov[msg.msg_iovlen++] =
-			(struct iovec){ (uint8_t *)o->message + c->message_sent,
-					o->message_bytes - c->message_sent };
+		iov[msg.msg_iovlen++] = (struct iovec){ (uint8_t *)o->message + c->message_sent,
+							o->message_bytes - c->message_sent };
 	for (; i < o->n_pieces && o->pieces[i].mem; i++) {
 		uint64_t sent = i == c->pieces_sent ? c->piece_sent : 0;
 
@@ -104,8 +103,7 @@ static ssize_t send_file(struct connection *c)
 		if (c->warming)
 			return -EINPROGRESS;
 	}
-	ssize_t n = sendfile(c->fd, p->fd, &offset,
-			     min_u64(left, c->warm_end - (uint64_t)offset));
+	ssize_t n = sendfile(c->fd, p->fd, &offset, min_u64(left, c->warm_end - (uint64_t)offset));
 	/* The server took back an append that failed: what was promised is not there any more. */
 	if (n == 0)
 		return -EIO;
