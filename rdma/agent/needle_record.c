@@ -41,10 +41,10 @@ int store_parse_header(const struct needle_place *p, const struct fid *fid,
 {
 	struct needle_info info = { .data_offset = p->record_offset + FIXED_BYTES };
 
-	if (be32_at(header) != fid->cookie || be64_at(header + 4) != fid->key)
-		return -ENOENT;
-	if (be32_at(header + 12) != p->record_size)
+	if (be64_at(header + 4) != fid->key || be32_at(header + 12) != p->record_size)
 		return -EIO;
+	if (be32_at(header) != fid->cookie)
+		return -ENOENT;
 	if (p->version == 1) {
 		info.data_bytes = p->record_size;
 	} else if (p->record_size > 0) {

@@ -69,8 +69,8 @@ struct needle_info {
 
 /* Checks the header against the fid (cookie, key) and the index (size); the tail (what follows the
  * data) may be NULL where only the data's place is wanted: then crc32c, gzip and expiry are not set.
- * Returns 0, -ENOENT (wrong cookie, key; expired TTL when the tail is there), -EIO (does not hang
- * together). Pure. */
+ * Returns 0, -ENOENT (wrong cookie; expired TTL when the tail is there), -EIO (does not hang together;
+ * another needle than the index said). Pure. */
 int store_parse_header(const struct needle_place *p, const struct fid *fid,
 		       const uint8_t header[STORE_HEADER_BYTES], struct needle_info *ret);
 int store_parse_tail(const struct needle_place *p, const uint8_t *tail, size_t len,
