@@ -113,6 +113,7 @@ static void volume_free(struct volume *v)
 
 static void server_free(struct server_node *node)
 {
+	breaker_destroy(&node->server.agent);
 	breaker_destroy(&node->server.http);
 	free(node);
 }
@@ -240,6 +241,7 @@ static struct server *server_intern(struct locator *l, const struct endpoint *ad
 		return NULL;
 	}
 	breaker_init(&node->server.http);
+	breaker_init(&node->server.agent);
 	return &node->server;
 }
 

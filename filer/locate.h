@@ -21,6 +21,7 @@ struct server {
 	struct endpoint addr; /* immutable */
 	char url[ENDPOINT_STR_MAX]; /* immutable */
 	struct breaker http; /* of its HTTP port */
+	struct breaker agent; /* of the agent beside it */
 	atomic_uint_fast64_t reads, failures, bytes;
 };
 

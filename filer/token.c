@@ -22,6 +22,8 @@
 #define MAC_BYTES 32
 #define MS_PER_S 1000
 #define ALGORITHM "HS256"
+#define AGENT_CLAIM "kelp"
+#define AGENT_VALUE "agent"
 /* base64url of {"alg":"HS256","typ":"JWT"} */
 #define HEADER_TEXT "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9"
 /* base64url of n bytes, without padding */
@@ -233,22 +235,35 @@ int token_for_filer(struct token_source *t, char buf[TOKEN_MAX])
 	return 0;
 }
 
-int token_for_fid(struct token_source *t, const struct fid *fid, char buf[TOKEN_MAX])
+/* A token with one claim besides its end. */
+static int sign_for_volumes(struct token_source *t, const char *claim, const char *value,
+			    char buf[TOKEN_MAX])
 {
 	char claims[64 + FID_STR_MAX];
-	char text[FID_STR_MAX];
 	struct key key;
 
 	if (!copy_volume_key(t, &key)) {
 		buf[0] = '\0';
 		return 0;
 	}
-	fid_format(fid, text);
-	snprintf(claims, sizeof(claims), "{\"exp\":%" PRId64 ",\"fid\":\"%s\"}",
-		 (int64_t)time(NULL) + key.lifetime_s, text);
+	snprintf(claims, sizeof(claims), "{\"exp\":%" PRId64 ",\"%s\":\"%s\"}",
+		 (int64_t)time(NULL) + key.lifetime_s, claim, value);
 	int err = sign(&key, claims, buf);
 	wipe_key(&key);
 	return err;
+}
+
+int token_for_fid(struct token_source *t, const struct fid *fid, char buf[TOKEN_MAX])
+{
+	char text[FID_STR_MAX];
+
+	fid_format(fid, text);
+	return sign_for_volumes(t, "fid", text, buf);
+}
+
+int token_for_agent(struct token_source *t, char buf[TOKEN_MAX])
+{
+	return sign_for_volumes(t, AGENT_CLAIM, AGENT_VALUE, buf);
 }
 
 /* ---- Checking ---- */
@@ -293,10 +308,20 @@ static bool is_for_fid(const cJSON *claims, const struct fid *fid)
 	       claimed.cookie == fid->cookie;
 }
 
+static bool is_for_agents(const cJSON *claims)
+{
+	const char *text = cJSON_GetStringValue(
+		cJSON_GetObjectItemCaseSensitive(claims, AGENT_CLAIM));
+
+	return text && strcmp(text, AGENT_VALUE) == 0;
+}
+
+/* fid NULL: of a connection to an agent. */
 static bool claims_allow(const char *s, size_t len, const struct fid *fid)
 {
 	cJSON *claims = parse_part(s, len);
-	bool ret = claims && is_in_time(claims) && is_for_fid(claims, fid);
+	bool ret = claims && is_in_time(claims) &&
+		   (fid ? is_for_fid(claims, fid) : is_for_agents(claims));
 
 	cJSON_Delete(claims);
 	return ret;
@@ -332,7 +357,8 @@ static int check_token(const struct key *key, const char *token, size_t len, con
 	return 0;
 }
 
-int token_check_fid(struct token_source *t, const char *token, size_t len, const struct fid *fid)
+static int check_for_volumes(struct token_source *t, const char *token, size_t len,
+			     const struct fid *fid)
 {
 	struct key key;
 
@@ -341,6 +367,16 @@ int token_check_fid(struct token_source *t, const char *token, size_t len, const
 	int err = check_token(&key, token, len, fid);
 	wipe_key(&key);
 	return err;
+}
+
+int token_check_fid(struct token_source *t, const char *token, size_t len, const struct fid *fid)
+{
+	return check_for_volumes(t, token, len, fid);
+}
+
+int token_check_agent(struct token_source *t, const char *token, size_t len)
+{
+	return check_for_volumes(t, token, len, NULL);
 }
 
 /* ---- Life ---- */

@@ -34,8 +34,15 @@ int token_for_filer(struct token_source *t, char buf[TOKEN_MAX]);
 /* Token for one needle at a volume server (claim fid = base fid); "" without a key. */
 int token_for_fid(struct token_source *t, const struct fid *fid, char buf[TOKEN_MAX]);
 
+/* Token for an agent's connection: signed with the volume read key, claim kelp = "agent"; "" without a
+ * key. It is good for any needle, at agents only: volume servers want a fid. */
+int token_for_agent(struct token_source *t, char buf[TOKEN_MAX]);
+
 /* Is this a token that the volume read key signed for fid, in time? For agents. 0 or -EACCES; also 0
  * where there is no key. */
 int token_check_fid(struct token_source *t, const char *token, size_t len, const struct fid *fid);
+
+/* Likewise for a connection. */
+int token_check_agent(struct token_source *t, const char *token, size_t len);
 
 #endif

@@ -392,6 +392,34 @@ static void accepts_its_own_tokens(void **state)
 	token_source_free(t);
 }
 
+static void a_token_for_agents_is_for_connections_only(void **state)
+{
+	struct token_source *t = source_from(both_keys);
+	char token[TOKEN_MAX];
+
+	(void)state;
+	assert_int_equal(token_for_agent(t, token), 0);
+	assert_token(token, KEY, "{\"exp\":%" PRId64 ",\"kelp\":\"agent\"}");
+	assert_int_equal(token_check_agent(t, token, strlen(token)), 0);
+	assert_int_equal(token_check_fid(t, token, strlen(token), &needle), -EACCES);
+	assert_int_equal(token_for_fid(t, &needle, token), 0);
+	assert_int_equal(token_check_agent(t, token, strlen(token)), -EACCES);
+	assert_int_equal(token_check_agent(t, "", 0), -EACCES);
+	token_source_free(t);
+}
+
+static void agents_without_a_key_ask_for_no_token(void **state)
+{
+	struct token_source *t = source_from("");
+	char token[TOKEN_MAX] = "x";
+
+	(void)state;
+	assert_int_equal(token_for_agent(t, token), 0);
+	assert_string_equal(token, "");
+	assert_int_equal(token_check_agent(t, "", 0), 0);
+	token_source_free(t);
+}
+
 static void accepts_anything_without_a_key(void **state)
 {
 	struct token_source *t = source_from("");
@@ -531,6 +559,8 @@ int main(void)
 		cmocka_unit_test(uses_a_filer_token_for_half_its_life),
 		cmocka_unit_test(reloads_while_others_sign),
 		cmocka_unit_test(accepts_its_own_tokens),
+		cmocka_unit_test(a_token_for_agents_is_for_connections_only),
+		cmocka_unit_test(agents_without_a_key_ask_for_no_token),
 		cmocka_unit_test(accepts_anything_without_a_key),
 		cmocka_unit_test(accepts_a_token_without_times_in_any_spelling),
 		cmocka_unit_test(refuses_a_token_for_another_needle),
