@@ -2,12 +2,14 @@
  * region is written to by devices and the kernel, and untouched pages cost nothing.
  *
  * Thread model: slab.lock guards everything but what is fixed by slab_new(). It is a leaf: nothing
- * is called with it held. */
+ * is called with it held. The populating thread only makes pages present, whoever uses them. */
 #include "cache/slab.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +17,11 @@
 #include <unistd.h>
 
 #include "filer/base/base.h"
+
+/* Linux 5.14; not yet in the headers of Debian 12's libc. */
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 
 #define PAGE_BYTES SLAB_CLASS_MIN
 #define ORDER_MAX 10u /* PAGE_BYTES << ORDER_MAX == SLAB_CLASS_MAX */
@@ -40,6 +47,10 @@ struct slab {
 	uint8_t *base;
 	size_t bytes;
 	size_t page_bytes_in_use;
+
+	pthread_t populating; /* only for slab_populate_start() and slab_free() */
+	bool populating_started;
+	atomic_bool stop_populating;
 
 	pthread_mutex_t lock;
 	/* under lock */
@@ -212,11 +223,36 @@ free_slab:
 	return err;
 }
 
+/* In steps, so that it ends soon when it is told to. */
+static void *populate(void *arg)
+{
+	struct slab *s = arg;
+
+	for (size_t at = 0; at < s->bytes && !atomic_load(&s->stop_populating);
+	     at += SLAB_CLASS_MAX)
+		if (madvise(s->base + at, SLAB_CLASS_MAX, MADV_POPULATE_WRITE))
+			break;
+	return NULL;
+}
+
+int slab_populate_start(struct slab *s)
+{
+	int err = s->populating_started ? EALREADY
+					: pthread_create(&s->populating, NULL, populate, s);
+
+	if (!err)
+		s->populating_started = true;
+	return -err;
+}
+
 void slab_free(struct slab *s)
 {
 	if (!s)
 		return;
 	assert(s->used_bytes == 0);
+	atomic_store(&s->stop_populating, true);
+	if (s->populating_started)
+		pthread_join(s->populating, NULL);
 	munmap(s->base, s->bytes);
 	close(s->fd);
 	pthread_mutex_destroy(&s->lock);

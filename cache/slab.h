@@ -31,7 +31,12 @@ struct slab_stats {
 /* bytes is rounded up to SLAB_CLASS_MAX. Memory is committed when first touched. 0 or -errno. */
 int slab_new(size_t bytes, struct slab **ret);
 
-/* All buffers must have been returned. Takes NULL. */
+/* Has the kernel give the region's pages now, in the background, so that no read pays for a first touch
+ * (a page fault and a cleared page for each 4 KiB took most of a cold sequential reader's CPU time). Once
+ * at most. Best effort: where the kernel cannot, pages come when they are touched. */
+int slab_populate_start(struct slab *s);
+
+/* All buffers must have been returned; ends the populating. Takes NULL. */
 void slab_free(struct slab *s);
 
 /* Never blocks: -ENOMEM when no buffer of that size is free now, -E2BIG above SLAB_CLASS_MAX. */

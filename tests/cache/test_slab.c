@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "cache/slab.h"
@@ -199,9 +200,54 @@ static void threads_never_share_a_buffer(void **state)
 	slab_free(s);
 }
 
+static size_t present_pages(struct slab *s)
+{
+	void *base;
+	size_t bytes, n = 0;
+
+	slab_region(s, &base, &bytes);
+	unsigned char *present = malloc(bytes / 4096);
+	assert_int_equal(mincore(base, bytes, present), 0);
+	for (size_t i = 0; i < bytes / 4096; i++)
+		n += present[i] & 1;
+	free(present);
+	return n;
+}
+
+static void populating_makes_every_page_present_without_changing_it(void **state)
+{
+	(void)state;
+	struct slab *s = new_slab(SLAB_BYTES_MIN);
+	struct deadline d = deadline_in_ms(10000);
+	struct slab_buf b;
+
+	assert_int_equal(slab_alloc(s, 4096, &b), 0);
+	memset(b.ptr, 'x', 4096);
+	assert_true(present_pages(s) < SLAB_BYTES_MIN / 4096);
+	assert_int_equal(slab_populate_start(s), 0);
+	assert_int_equal(slab_populate_start(s), -EALREADY);
+	while (present_pages(s) < SLAB_BYTES_MIN / 4096 && !deadline_passed(d))
+		sleep_ms(5, d);
+	assert_int_equal(present_pages(s), SLAB_BYTES_MIN / 4096);
+	assert_int_equal(b.ptr[4095], 'x');
+	slab_release(s, b);
+	slab_free(s);
+}
+
+static void a_slab_can_be_freed_while_it_is_populated(void **state)
+{
+	(void)state;
+	struct slab *s = new_slab(256 * MIB);
+
+	assert_int_equal(slab_populate_start(s), 0);
+	slab_free(s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(populating_makes_every_page_present_without_changing_it),
+		cmocka_unit_test(a_slab_can_be_freed_while_it_is_populated),
 		cmocka_unit_test(refuses_sizes_out_of_bounds),
 		cmocka_unit_test(rounds_the_region_up_to_the_largest_class),
 		cmocka_unit_test(grants_power_of_two_classes_aligned_to_their_size),
