@@ -336,7 +336,7 @@ static int open_handle(struct mount *m, struct inode *i, struct entry *e, struct
 		return err;
 	err = inode_open(m->inodes, i, e, &keep_cache);
 	if (err) {
-		handle_close(h);
+		handle_close(m, h);
 		return err;
 	}
 	fi->fh = (uintptr_t)h;
@@ -350,7 +350,7 @@ static void release_handle(struct mount *m, struct handle *h)
 {
 	struct inode *i = h->inode;
 
-	handle_close(h);
+	handle_close(m, h);
 	inode_close(m->inodes, i);
 }
 
@@ -382,31 +382,36 @@ static void confirm_open(struct mount *m, struct handle *h)
 		inode_open_confirmed(m->inodes, h->inode);
 }
 
+/* fuse_bufvec has room for one buffer; this is how libfuse's callers give it more. */
+union slices {
+	struct fuse_bufvec vec;
+	char room[sizeof(struct fuse_bufvec) + READ_SLICES_MAX * sizeof(struct fuse_buf)];
+};
+
 /* Slices that lie in the slab are spliced from its memfd, others are copied. */
 static void reply_spliced(fuse_req_t req, struct mount *m, const struct read_result *r)
 {
-	struct {
-		struct fuse_bufvec vec;
-		struct fuse_buf more[READ_SLICES_MAX];
-	} bufs = { .vec = { .count = r->n_slices } };
+	union slices slices;
+	struct fuse_buf *buf = slices.vec.buf;
 	void *base;
 	size_t bytes;
 
+	slices.vec = FUSE_BUFVEC_INIT(0);
+	slices.vec.count = r->n_slices;
 	slab_region(m->slab, &base, &bytes);
 	for (size_t i = 0; i < r->n_slices; i++) {
 		const struct iovec *s = &r->slices[i];
-		struct fuse_buf *b = &bufs.vec.buf[i];
 		uintptr_t at = (uintptr_t)s->iov_base;
 		bool in_slab = at >= (uintptr_t)base && at < (uintptr_t)base + bytes;
 
-		*b = (struct fuse_buf){ .size = s->iov_len, .mem = s->iov_base, .fd = -1 };
+		buf[i] = (struct fuse_buf){ .size = s->iov_len, .mem = s->iov_base, .fd = -1 };
 		if (in_slab) {
-			b->flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK;
-			b->fd = slab_fd(m->slab);
-			b->pos = (off_t)slab_offset(m->slab, s->iov_base);
+			buf[i].flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK;
+			buf[i].fd = slab_fd(m->slab);
+			buf[i].pos = (off_t)slab_offset(m->slab, s->iov_base);
 		}
 	}
-	fuse_reply_data(req, &bufs.vec, FUSE_BUF_SPLICE_NONBLOCK);
+	fuse_reply_data(req, &slices.vec, FUSE_BUF_SPLICE_NONBLOCK);
 }
 
 static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
@@ -754,13 +759,15 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 {
 	struct mount *m = userdata;
 	unsigned want = FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_AUTO_INVAL_DATA |
-			FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO |
-			FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_CACHE_SYMLINKS;
+			FUSE_CAP_READDIRPLUS | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_CACHE_SYMLINKS;
 
 	if (m->splice)
 		want |= FUSE_CAP_SPLICE_WRITE;
 	else
 		conn->want &= ~(unsigned)(FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
+	/* A listing carries all attributes. Left to choose, the kernel soon asks for names only, and then
+	 * for the attributes one by one. */
+	conn->want &= ~(unsigned)FUSE_CAP_READDIRPLUS_AUTO;
 	/* Requests are never spliced in: they are small. */
 	conn->want &= ~(unsigned)FUSE_CAP_SPLICE_READ;
 	conn->want |= want & conn->capable;
