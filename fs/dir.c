@@ -1,7 +1,7 @@
 /* Thread model: a stream's pages are protected by the stream's lock. Prefetcher threads take jobs
  * from a queue under the prefetcher's lock, fetch without any lock, and publish the page under the
  * stream's lock. A stream is freed by whoever drops the last of its two possible holders: the open
- * directory and a prefetch under way. */
+ * directory and a prefetch under way. Those that are still open when the prefetcher goes, go with it. */
 #include "fs/dir.h"
 
 #include <errno.h>
@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utlist.h>
 
 #include "filer/entry.h"
 #include "filer/filer.h"
@@ -64,6 +65,7 @@ struct dir_stream {
 	char *next_after;
 	uint64_t next_first;
 	struct dir_stream *queue_link; /* protected by prefetcher->lock */
+	struct dir_stream *open_prev, *open_next; /* likewise */
 };
 
 struct dir_prefetcher {
@@ -73,9 +75,10 @@ struct dir_prefetcher {
 	unsigned timeout_ms;
 	unsigned n_threads;
 
-	pthread_mutex_t lock; /* protects the queue */
+	pthread_mutex_t lock; /* protects the queue and the list */
 	pthread_cond_t work;
 	struct dir_stream *head, *tail;
+	struct dir_stream *open; /* utlist of all open directories */
 	bool stop;
 	pthread_t threads[];
 };
@@ -235,6 +238,8 @@ void dir_prefetcher_free(struct dir_prefetcher *p)
 	if (!p)
 		return;
 	stop_threads(p);
+	while (p->open)
+		dir_close(p->open);
 	pthread_cond_destroy(&p->work);
 	pthread_mutex_destroy(&p->lock);
 	free(p);
@@ -257,6 +262,10 @@ int dir_open(struct dir_prefetcher *p, const char *path, struct dir_stream **ret
 	err = cond_init_monotonic(&d->next_done);
 	if (err)
 		goto destroy_lock;
+	{
+		LOCK_SCOPE(&p->lock);
+		DL_APPEND2(p->open, d, open_prev, open_next);
+	}
 	*ret = d;
 	return 0;
 
@@ -271,8 +280,13 @@ free_stream:
 
 void dir_close(struct dir_stream *d)
 {
+	struct dir_prefetcher *p = d->prefetcher;
 	bool fetching;
 
+	{
+		LOCK_SCOPE(&p->lock);
+		DL_DELETE2(p->open, d, open_prev, open_next);
+	}
 	{
 		LOCK_SCOPE(&d->lock);
 		fetching = d->next_state == NEXT_FETCHING;

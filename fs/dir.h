@@ -19,7 +19,8 @@ struct filer;
 /* Threads that fetch next pages. */
 int dir_prefetcher_new(struct filer *filer, unsigned threads, unsigned page_entries,
 		       unsigned timeout_ms, struct dir_prefetcher **ret);
-/* All streams must be closed. Takes NULL. */
+/* Closes what is still open: at the end of a session the kernel does not send the release of what was
+ * closed just before. Takes NULL. */
 void dir_prefetcher_free(struct dir_prefetcher *p);
 
 /* path is copied. Asks nothing yet. */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <utlist.h>
 
 #include "filer/chunkmap.h"
 #include "filer/entry.h"
@@ -52,11 +53,16 @@ int handle_open(struct mount *m, struct inode *inode, struct entry *entry, const
 		goto free_handle;
 	h->kind = kind_of(entry);
 	h->inode = inode;
+	atomic_init(&h->refs, 1);
 	h->entry = entry_get(entry);
 	if (h->kind == HANDLE_CHUNKS) {
 		err = open_chunks(m, h);
 		if (err)
 			goto put_entry;
+	}
+	{
+		LOCK_SCOPE(&m->handles_lock);
+		DL_APPEND(m->handles, h);
 	}
 	*ret = h;
 	return 0;
@@ -69,13 +75,30 @@ free_handle:
 	return err;
 }
 
-void handle_close(struct handle *h)
+static void handle_put(struct handle *h)
 {
+	if (atomic_fetch_sub_explicit(&h->refs, 1, memory_order_acq_rel) > 1)
+		return;
 	if (h->file)
 		read_file_close(h->file);
 	entry_put(h->entry);
 	free(h->path);
 	free(h);
+}
+
+void handle_close(struct mount *m, struct handle *h)
+{
+	{
+		LOCK_SCOPE(&m->handles_lock);
+		DL_DELETE(m->handles, h);
+	}
+	handle_put(h);
+}
+
+void handle_close_all(struct mount *m)
+{
+	while (m->handles)
+		handle_close(m, m->handles);
 }
 
 /* A buffer of our own as the single slice. */
@@ -153,16 +176,11 @@ static int gone_reason(struct mount *m, const struct handle *h)
 	return same ? -EIO : -ESTALE;
 }
 
-int handle_read(struct mount *m, struct handle *h, uint64_t offset, size_t len,
-		struct read_result *ret)
+static int read_bytes(struct mount *m, struct handle *h, uint64_t offset, size_t len,
+		      struct read_result *ret)
 {
-	uint64_t size = h->entry->size;
 	int err;
 
-	*ret = (struct read_result){ .n_slices = 0 };
-	if (offset >= size)
-		return 0;
-	len = min_u64(len, size - offset);
 	switch (h->kind) {
 	case HANDLE_INLINE:
 		return read_inline(h, offset, len, ret);
@@ -175,14 +193,27 @@ int handle_read(struct mount *m, struct handle *h, uint64_t offset, size_t len,
 	return -EIO;
 }
 
+int handle_read(struct mount *m, struct handle *h, uint64_t offset, size_t len,
+		struct read_result *ret)
+{
+	uint64_t size = h->entry->size;
+	int err = 0;
+
+	*ret = (struct read_result){ .n_slices = 0 };
+	if (offset < size)
+		err = read_bytes(m, h, offset, min_u64(len, size - offset), ret);
+	if (!err)
+		atomic_fetch_add_explicit(&h->refs, 1, memory_order_relaxed);
+	return err;
+}
+
 void handle_read_done(struct handle *h, struct read_result *r)
 {
-	if (!r->n_slices)
-		return;
-	if (h->kind == HANDLE_CHUNKS)
+	if (r->n_slices && h->kind == HANDLE_CHUNKS)
 		read_done(h->file, r);
-	else
+	else if (r->n_slices)
 		free(r->opaque);
+	handle_put(h);
 }
 
 /* Content without a chunk map is all data. */

@@ -16,6 +16,7 @@
 #include "cache/slab.h"
 #include "filer/entry.h"
 #include "fs/dir.h"
+#include "fs/handle.h"
 #include "fs/inode.h"
 #include "fs/log.h"
 #include "fs/mountpoint.h"
@@ -108,6 +109,9 @@ static int open_reader(struct mount *m)
 
 	if (err)
 		return err;
+	err = slab_populate_start(m->slab);
+	if (err)
+		return err;
 	err = blockcache_new(m->slab, &m->cache);
 	if (err)
 		return err;
@@ -125,6 +129,7 @@ static int open_reader(struct mount *m)
 /* Takes down whatever open_mount() made. */
 static void close_mount(struct mount *m)
 {
+	handle_close_all(m);
 	dir_prefetcher_free(m->dirs);
 	reader_free(m->reader);
 	blockcache_free(m->cache);
@@ -132,15 +137,21 @@ static void close_mount(struct mount *m)
 	inode_table_free(m->inodes);
 	cluster_close(&m->cluster);
 	pthread_mutex_destroy(&m->statfs_lock);
+	pthread_mutex_destroy(&m->handles_lock);
 }
 
 static int open_mount(struct mount *m, char *message, size_t bytes)
 {
 	const struct options *o = m->options;
-	int err = -pthread_mutex_init(&m->statfs_lock, NULL);
+	int err = -pthread_mutex_init(&m->handles_lock, NULL);
 
 	if (err)
 		return err;
+	err = -pthread_mutex_init(&m->statfs_lock, NULL);
+	if (err) {
+		pthread_mutex_destroy(&m->handles_lock);
+		return err;
+	}
 	err = cluster_open(o, &m->cluster, message, bytes);
 	if (!err)
 		err = look_up_root(m, message, bytes);

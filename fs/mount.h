@@ -15,6 +15,7 @@ struct blockcache;
 struct dir_prefetcher;
 struct entry;
 struct fuse_session;
+struct handle;
 struct inode;
 struct inode_table;
 struct options;
@@ -36,6 +37,9 @@ struct mount {
 	/* Called once, when the kernel has opened the session and the mount can be used. */
 	void (*on_ready)(void *arg);
 	void *on_ready_arg;
+
+	pthread_mutex_t handles_lock; /* protects the list; nothing is taken under it */
+	struct handle *handles; /* utlist of all open ones */
 
 	pthread_mutex_t statfs_lock; /* protects the two below; nothing is taken under it */
 	struct filer_capacity capacity;
