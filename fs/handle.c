@@ -32,15 +32,30 @@ static enum handle_kind kind_of(const struct entry *e)
 {
 	if (e->content)
 		return HANDLE_INLINE;
-	return e->remote_only || e->sse ? HANDLE_FILER : HANDLE_CHUNKS;
+	return e->remote_only ? HANDLE_FILER : HANDLE_CHUNKS;
+}
+
+/* Only the S3 gateway decrypts these; the filer itself, and weed mount, give the encrypted bytes. */
+static const char *sse_name(uint8_t sse)
+{
+	switch (sse) {
+	case CHUNK_SSE_C:
+		return "SSE-C";
+	case CHUNK_SSE_KMS:
+		return "SSE-KMS";
+	case CHUNK_SSE_S3:
+		return "SSE-S3";
+	default:
+		return "of an unknown kind";
+	}
 }
 
 int handle_open(struct mount *m, struct inode *inode, struct entry *entry, const char *path,
 		struct handle **ret)
 {
-	if (entry->sse_refused) {
-		log_warning("%s: encrypted with a key of the client (SSE-C): cannot be read here",
-			    path);
+	if (entry->sse) {
+		log_warning_limited("%s: encrypted by the S3 gateway (%s): only readable through it",
+				    path, sse_name(entry->sse));
 		return -EACCES;
 	}
 	struct handle *h = calloc(1, sizeof(*h));
@@ -153,15 +168,15 @@ static int read_through_filer(struct mount *m, struct handle *h, uint64_t offset
 
 	if (err)
 		return err;
-	err = filer_read(m->cluster.filer, h->path, NULL, offset, ret->slices[0].iov_base, len, d,
-			 &got);
-	if (!err)
-		err = still_the_same(m, h, d);
-	if (!err && got != len)
+	int read_err = filer_read(m->cluster.filer, h->path, NULL, offset, ret->slices[0].iov_base,
+				  len, d, &got);
+	/* "Not found" may also be said of the remote storage that holds the bytes. */
+	err = read_err && read_err != -ENOENT ? read_err : still_the_same(m, h, d);
+	if (!err && (read_err || got != len))
 		err = -EIO;
 	if (err)
 		free(ret->opaque);
-	return err == -ENOENT ? -ESTALE : err;
+	return err;
 }
 
 /* Chunks are gone: overwritten or deleted elsewhere, or lost. The entry tells which. */

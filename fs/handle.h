@@ -18,7 +18,7 @@ struct mount;
 enum handle_kind {
 	HANDLE_CHUNKS, /* through the reader */
 	HANDLE_INLINE, /* the entry holds the content */
-	HANDLE_FILER, /* only the filer can produce the bytes: remote storage, server-side encryption */
+	HANDLE_FILER, /* only the filer can produce the bytes: they lie in remote storage */
 };
 
 struct handle {
@@ -34,8 +34,7 @@ struct handle {
 	struct handle *prev, *next; /* utlist of all open ones, protected by mount.handles_lock */
 };
 
-/* entry: a reference is taken. -EACCES where the content is encrypted with a key that only the
- * client of the S3 interface has. */
+/* entry: a reference is taken. -EACCES where the content is encrypted by the S3 gateway. */
 int handle_open(struct mount *m, struct inode *inode, struct entry *entry, const char *path,
 		struct handle **ret);
 
