@@ -106,6 +106,19 @@ def test_eight_readers_at_once_all_read_right(files):
     assert not errors
 
 
+SETTINGS = ["splice=on", "splice=off", "slab=8M", "readahead=0", "direct_io", "clone_fd", "max_read=131072",
+            "verify=md5", "volume_access=proxy"]
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_every_setting_reads_the_same_bytes(corpus, mount_kelpfs, setting):
+    for door in ("s3_multipart", "mount_holes", "filer_encrypted"):
+        opened = corpus(door)
+        mount = mount_kelpfs(opened.filer, opened.directory, options=[setting])
+        for name, data in opened.files.items():
+            assert_same((mount.path / name).read_bytes(), data, f"{name} with {setting}")
+
+
 @pytest.mark.parametrize("name", ["sparse.bin"])
 def test_seek_finds_data_and_holes(corpus, mount_kelpfs, name):
     opened = corpus("mount_holes")
