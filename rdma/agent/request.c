@@ -351,8 +351,9 @@ static int find(struct piece *p, const struct wire_extent *e)
 	return 0;
 }
 
-/* Into memory, if it is to go there and there is some left of room; else by the stream. */
-static void choose_way(struct piece *p, size_t room)
+/* Into memory, if it is to go there and there is some left of room, which is of memory where a stream
+ * can take the rest, and of the message where all else has to be leased. Returns what it takes of it. */
+static size_t choose_way(struct piece *p, size_t room)
 {
 	const struct request_host *host = p->request->host;
 	const struct wire_extent *e = &p->extent;
@@ -368,11 +369,15 @@ static void choose_way(struct piece *p, size_t room)
 		p->way = WAY_RECORD;
 		p->memory_bytes = p->record_bytes;
 	}
-	if (stream && (!small || p->memory_bytes > room)) {
+	if (!stream) {
+		p->lease = wanted > room;
+		return p->lease ? 0 : wanted;
+	}
+	if (!small || p->memory_bytes > room) {
 		p->way = WAY_FILE;
 		p->memory_bytes = 0;
 	}
-	p->lease = !stream && p->memory_bytes > room;
+	return p->memory_bytes;
 }
 
 /* Memory for the pieces that share the block, which is also all that a stream needs. */
@@ -409,7 +414,7 @@ static void stage_lease(struct piece *p)
 	p->memory = p->staged.ptr;
 }
 
-static size_t block_bytes_max(const struct request_host *host)
+static size_t room_of(const struct request_host *host)
 {
 	if (host->transport->capabilities & WIRE_CAP_STREAM)
 		return host->agent->cfg.small_bytes_max + RECORD_OVERHEAD_BYTES;
@@ -418,7 +423,7 @@ static size_t block_bytes_max(const struct request_host *host)
 
 void request_start(struct request *r, uint64_t xid, const struct wire_read *m)
 {
-	size_t room = block_bytes_max(r->host), used = 0;
+	size_t room = room_of(r->host), memory_bytes = 0;
 
 	r->state = REQUEST_READING;
 	r->xid = xid;
@@ -437,11 +442,11 @@ void request_start(struct request *r, uint64_t xid, const struct wire_read *m)
 			finish(p, status_of(err));
 			continue;
 		}
-		choose_way(p, room - used);
+		room -= choose_way(p, room);
 		if (!p->lease)
-			used += p->memory_bytes;
+			memory_bytes += p->memory_bytes;
 	}
-	stage_block(r, used);
+	stage_block(r, memory_bytes);
 	for (size_t i = 0; i < r->n_pieces; i++) {
 		struct piece *p = &r->pieces[i];
 

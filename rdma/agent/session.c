@@ -166,6 +166,7 @@ static void reply_hello(struct session *s, uint64_t xid, enum wire_status status
 
 static void on_hello(struct session *s, const struct wire_header *h, const uint8_t *payload)
 {
+	struct token_source *tokens = s->host.agent->cfg.tokens;
 	struct wire_hello m;
 
 	/* Others may have another hello; only the header stays for ever. */
@@ -188,6 +189,13 @@ static void on_hello(struct session *s, const struct wire_header *h, const uint8
 		reply_hello(s, h->xid, WIRE_EXHAUSTED,
 			    "the agent's connection limit is reached (--max-connections)");
 		return;
+	}
+	if (m.token_len && token_has_volume_key(tokens)) {
+		if (token_check_agent(tokens, m.token, m.token_len)) {
+			reply_hello(s, h->xid, WIRE_DENIED, "the token is wrong or out of date");
+			return;
+		}
+		s->host.authorised = true;
 	}
 	if (s->host.inline_bytes_max > m.inline_bytes_max)
 		s->host.inline_bytes_max = m.inline_bytes_max;
