@@ -58,6 +58,7 @@ struct slot {
 struct client_session {
 	const struct client_transport *transport; /* immutable */
 	struct client_connection *connection; /* immutable */
+	int64_t answer_ms; /* immutable */
 
 	pthread_mutex_t lock; /* protects all below but where it says else; innermost */
 	int err; /* the connection is of no more use: why */
@@ -483,7 +484,8 @@ static void request_lead(struct client_session *s, struct slot *slot, struct rea
 
 	s->leader = slot;
 	pthread_mutex_unlock(&s->lock);
-	int err = s->transport->receive(s->connection, hinted ? &hint : NULL, &m, slot->deadline);
+	int err = s->transport->receive(s->connection, hinted ? &hint : NULL, &m,
+					deadline_sooner(slot->deadline, s->answer_ms));
 	pthread_mutex_lock(&s->lock);
 	if (!err && !s->err)
 		err = on_message(s, slot, &m);
@@ -739,6 +741,7 @@ int client_session_open(const struct client_session_config *cfg, struct deadline
 	if (!s)
 		return -ENOMEM;
 	s->transport = cfg->transport;
+	s->answer_ms = cfg->answer_ms;
 	s->serial = 1;
 	int err = slots_init(s);
 	if (err)

@@ -49,6 +49,7 @@ struct client_session_config {
 	struct client_address address;
 	const char *token; /* of the connection; NULL: none */
 	int64_t stall_ms; /* no byte for so long in the middle of an answer: -ETIMEDOUT */
+	int64_t answer_ms; /* no message for so long while one is waited for: likewise */
 };
 
 /* Connects and says hello, all by d. *ret_reply is what the agent answered, also when that is why it

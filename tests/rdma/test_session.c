@@ -18,6 +18,7 @@
 #define BUDGET_MS 5000
 #define SHORT_MS 300
 #define STALL_MS 200
+#define ANSWER_MS 1000
 #define NEEDLE_BYTES (300 * KIB)
 #define MEMORY_BYTES (NEEDLE_BYTES + 64)
 #define CANARY 0x5a
@@ -60,7 +61,9 @@ static int drop(void **state)
 
 static int try_open(struct world *w, const struct agent_script *script, int64_t ms)
 {
-	struct client_session_config cfg = { .transport = &client_tcp, .stall_ms = STALL_MS };
+	struct client_session_config cfg = { .transport = &client_tcp,
+					     .stall_ms = STALL_MS,
+					     .answer_ms = ANSWER_MS };
 	struct sockaddr_in *addr = (struct sockaddr_in *)&cfg.address.sockaddr;
 
 	w->agent = scripted_agent_start(script, 0);
@@ -415,6 +418,16 @@ static void data_that_stops_ends_the_read_before_its_deadline(void **state)
 	assert_int_equal(e.got, 50000);
 }
 
+static void an_agent_that_says_nothing_ends_the_read_before_its_deadline(void **state)
+{
+	struct world *w = *state;
+	int64_t start = now_ms();
+
+	open_faulty(w, AGENT_STALLS);
+	assert_int_equal(read_range(w, 0, 100), -ETIMEDOUT);
+	assert_in_range(now_ms() - start, ANSWER_MS, BUDGET_MS / 2);
+}
+
 static void answers_pings_while_it_waits(void **state)
 {
 	struct world *w = *state;
@@ -652,6 +665,7 @@ int main(void)
 		TEST(a_second_answer_cuts_the_connection),
 		TEST(keeps_what_came_before_the_end),
 		TEST(data_that_stops_ends_the_read_before_its_deadline),
+		TEST(an_agent_that_says_nothing_ends_the_read_before_its_deadline),
 		TEST(answers_pings_while_it_waits),
 		TEST(pings),
 		TEST(refuses_what_cannot_be_asked_for),
