@@ -15,7 +15,7 @@
 #define AGENT_CONNECTIONS_MAX 1024
 #define AGENT_IDLE_MS (5 * 60 * 1000)
 #define AGENT_STAGING_BYTES ((size_t)64 << 20)
-#define AGENT_STAGING_CONNECTION_BYTES ((size_t)2 << 20)
+#define AGENT_STAGING_CONNECTION_BYTES ((size_t)1 << 20)
 #define AGENT_SMALL_BYTES ((size_t)64 << 10)
 #define AGENT_CREDITS 16
 #define AGENT_LEASE_MS 5000

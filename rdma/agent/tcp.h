@@ -66,7 +66,6 @@ struct connection {
 	/* Outputs in order, and how much of the first is out: so many bytes of the message, so many
 	 * pieces, so many bytes of the piece after them. */
 	struct output *out_first, *out_last;
-	size_t n_out;
 	size_t message_sent;
 	size_t pieces_sent;
 	uint64_t piece_sent;
@@ -76,9 +75,6 @@ struct connection {
 	uint64_t warm_end; /* in the file of the piece under way, up to where it was warmed */
 	struct disk_read warm;
 };
-
-/* Outputs that wait in one connection: with more of them, no further message is taken. */
-#define TCP_OUTPUTS_MAX 4
 
 /* Has thread->changed look at the connection. */
 void tcp_mark_changed(struct connection *c);

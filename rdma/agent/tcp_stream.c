@@ -17,7 +17,6 @@ static struct output *take_first(struct connection *c)
 	struct output *o = c->out_first;
 
 	c->out_first = o->next;
-	c->n_out--;
 	c->message_sent = 0;
 	c->pieces_sent = 0;
 	c->piece_sent = 0;
@@ -173,13 +172,14 @@ void tcp_stream_send(struct connection *c, struct output *o)
 		o->done(o);
 		return;
 	}
+	bool first = !c->out_first;
 	o->next = NULL;
-	if (c->out_first)
-		c->out_last->next = o;
-	else
+	if (first)
 		c->out_first = o;
+	else
+		c->out_last->next = o;
 	c->out_last = o;
-	if (c->n_out++ == 0) {
+	if (first) {
 		c->progress_ms = now_ms();
 		tcp_stream_flush(c);
 	}
@@ -203,7 +203,7 @@ bool tcp_stream_wants_input(const struct connection *c)
 {
 	switch (c->state) {
 	case CONNECTION_OPEN:
-		return c->n_out < TCP_OUTPUTS_MAX && session_wants(c->session);
+		return session_wants(c->session);
 	case CONNECTION_LINGERING:
 		return true;
 	default:
