@@ -26,9 +26,9 @@ enum kelpd_kind {
 };
 
 struct kelpd_option {
-	char letter; /* 0: none */
 	const char *name;
 	const char *value; /* what --help shows, NULL for flags */
+	char letter; /* 0: none */
 	enum kelpd_kind kind;
 	size_t offset; /* in struct kelpd_options */
 	double min, max;
@@ -41,31 +41,31 @@ struct kelpd_option {
 /* The order is that of --help. */
 /* clang-format off */
 static const struct kelpd_option table[] = {
-	{ 0, "dir", "DIR", KIND_DIR, 0, 0, 0, NULL,
+	{ "dir", "DIR", 0, KIND_DIR, 0, 0, 0, NULL,
 	  "a data directory of the volume server (its -dir); may be given several times" },
-	{ 0, "idx-dir", "DIR", KIND_PATH, AT(idx_dir), 0, 0, NULL,
+	{ "idx-dir", "DIR", 0, KIND_PATH, AT(idx_dir), 0, 0, NULL,
 	  "where its index files are, if elsewhere (its -dir.idx)" },
-	{ 0, "listen", "ADDR[:PORT]", KIND_LISTEN, 0, 0, 0, ":18515",
+	{ "listen", "ADDR[:PORT]", 0, KIND_LISTEN, 0, 0, 0, ":18515",
 	  "address and port to listen on; all addresses if none is given" },
-	{ 0, "volume-server", "HOST:PORT", KIND_SERVER, 0, 0, 0, NULL,
+	{ "volume-server", "HOST:PORT", 0, KIND_SERVER, 0, 0, 0, NULL,
 	  "without --dir: ask this volume server for its data directories" },
-	{ 0, "security", "FILE", KIND_PATH, AT(security_toml), 0, 0, NULL,
+	{ "security", "FILE", 0, KIND_PATH, AT(security_toml), 0, 0, NULL,
 	  "SeaweedFS's security.toml: the key that read tokens are signed with" },
-	{ 0, "max-connections", "N", KIND_UINT, AT(connections_max), 1, 100000, "1024",
+	{ "max-connections", "N", 0, KIND_UINT, AT(connections_max), 1, 100000, "1024",
 	  "further clients are refused, and told so" },
-	{ 0, "idle-timeout", "SECONDS", KIND_MILLISECONDS, AT(idle_ms), 1000, 86400000, "300",
+	{ "idle-timeout", "SECONDS", 0, KIND_MILLISECONDS, AT(idle_ms), 1000, 86400000, "300",
 	  "a connection on which nothing comes for so long is closed" },
-	{ 0, "staging", "SIZE", KIND_BYTES, AT(staging_bytes), 1024.0 * 1024, 1e13, "64M",
+	{ "staging", "SIZE", 0, KIND_BYTES, AT(staging_bytes), 1024.0 * 1024, 1e13, "64M",
 	  "most memory that answers may wait in, of all connections together" },
-	{ 0, "threads", "N", KIND_UINT, AT(threads), 1, 16, "2",
+	{ "threads", "N", 0, KIND_UINT, AT(threads), 1, 16, "2",
 	  "event threads" },
-	{ 'f', "foreground", NULL, KIND_FLAG, AT(foreground), 0, 0, NULL,
+	{ "foreground", NULL, 'f', KIND_FLAG, AT(foreground), 0, 0, NULL,
 	  "stay in the foreground; messages go to standard error" },
-	{ 'd', "debug", NULL, KIND_FLAG, AT(debug), 0, 0, NULL,
+	{ "debug", NULL, 'd', KIND_FLAG, AT(debug), 0, 0, NULL,
 	  "debug messages, in the foreground" },
-	{ 'h', "help", NULL, KIND_COMMAND, 0, KELPD_HELP, 0, NULL,
+	{ "help", NULL, 'h', KIND_COMMAND, 0, KELPD_HELP, 0, NULL,
 	  "this text" },
-	{ 'V', "version", NULL, KIND_COMMAND, 0, KELPD_VERSION, 0, NULL,
+	{ "version", NULL, 'V', KIND_COMMAND, 0, KELPD_VERSION, 0, NULL,
 	  "the version, and what this kernel offers" },
 };
 /* clang-format on */
