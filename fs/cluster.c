@@ -13,6 +13,8 @@
 #include "filer/token.h"
 #include "fs/fetch.h"
 #include "fs/options.h"
+#include "rdma/client.h"
+#include "rdma/transport.h"
 
 /* Finding the masters must not hold up a mount whose filer has no gRPC port open. */
 #define MASTERS_TIMEOUT_MS 3000
@@ -27,8 +29,8 @@ static int explain_security_toml(const char *path, unsigned line, int err, char 
 	return err;
 }
 
-static int open_tokens(const struct options *o, struct token_source **ret, char *message,
-		       size_t bytes)
+int cluster_open_tokens(const struct options *o, struct token_source **ret, char *message,
+			size_t bytes)
 {
 	unsigned line = 0;
 	int err = token_source_new(o->security_toml, &line, ret);
@@ -88,6 +90,8 @@ static size_t find_masters(const struct options *o, struct filer *filer,
 		memcpy(masters, o->masters, o->n_masters * sizeof(masters[0]));
 		return o->n_masters;
 	}
+	if (!filer)
+		return 0;
 	if (filer_masters(filer, deadline_in_ms(MASTERS_TIMEOUT_MS), masters, OPTION_MASTERS_MAX,
 			  &n))
 		return 0;
@@ -111,18 +115,46 @@ static int open_locator(const struct options *o, struct cluster *c)
 	return locator_new(c->http, &cfg, &c->locator);
 }
 
+/* Where an agent wants a token for every needle and we have no key, the master gives one. */
+static int token_from_master(void *arg, const struct fid *fid, struct deadline d, char *buf,
+			     size_t bytes)
+{
+	return locate_read_token(arg, fid, d, buf, bytes);
+}
+
+static int open_agents(const struct options *o, struct cluster *c)
+{
+	struct client_config cfg = {
+		.transport = &client_tcp,
+		.port = (uint16_t)o->agent_port,
+		.extent_token = token_from_master,
+		.arg = c->locator,
+		.tokens = c->tokens,
+		.required = o->agent == AGENT_REQUIRE,
+	};
+
+	if (o->agent == AGENT_OFF || !c->n_masters)
+		return 0;
+	return client_new(&cfg, &c->agents);
+}
+
+/* The order in which sources are tried. */
 static int open_fetcher(const struct options *o, struct cluster *c)
 {
-	struct source sources[2];
+	struct source sources[3];
 	struct fetch_config cfg = {
 		.sources = sources,
 		.locator = c->locator,
 		.verify_md5 = o->verify == VERIFY_MD5,
 	};
 
-	if (c->n_masters)
-		sources[cfg.n_sources++] = needle_http_source(c->needles);
-	sources[cfg.n_sources++] = needle_proxy_source(c->needles);
+	if (c->agents)
+		sources[cfg.n_sources++] = client_source(c->agents);
+	if (o->agent != AGENT_REQUIRE) {
+		if (c->n_masters)
+			sources[cfg.n_sources++] = needle_http_source(c->needles);
+		sources[cfg.n_sources++] = needle_proxy_source(c->needles);
+	}
 	return fetcher_new(&cfg, &c->fetcher);
 }
 
@@ -133,19 +165,23 @@ int cluster_open(const struct options *o, struct cluster *ret, char *message, si
 	int err;
 
 	message[0] = '\0';
-	err = open_tokens(o, &c.tokens, message, bytes);
+	err = cluster_open_tokens(o, &c.tokens, message, bytes);
 	if (err)
 		return err;
 	err = open_http(o, &c.http, message, bytes);
 	if (err)
 		goto close_cluster;
-	err = filer_new(c.http, c.tokens, &filers, &c.filer);
+	if (o->n_filers)
+		err = filer_new(c.http, c.tokens, &filers, &c.filer);
 	if (err)
 		goto close_cluster;
 	err = open_locator(o, &c);
 	if (err)
 		goto close_cluster;
 	err = needle_http_new(c.http, c.tokens, c.locator, c.filer, &c.needles);
+	if (err)
+		goto close_cluster;
+	err = open_agents(o, &c);
 	if (err)
 		goto close_cluster;
 	err = open_fetcher(o, &c);
@@ -165,6 +201,7 @@ close_cluster:
 void cluster_close(struct cluster *c)
 {
 	fetcher_free(c->fetcher);
+	client_free(c->agents);
 	needle_http_free(c->needles);
 	locator_free(c->locator);
 	filer_free(c->filer);

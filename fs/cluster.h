@@ -9,6 +9,7 @@
 #include "filer/endpoint.h"
 #include "filer/filer.h"
 
+struct client;
 struct fetcher;
 struct http_pool;
 struct locator;
@@ -19,17 +20,23 @@ struct token_source;
 struct cluster {
 	struct http_pool *http;
 	struct token_source *tokens;
-	struct filer *filer;
+	struct filer *filer; /* NULL: none was given */
 	struct locator *locator;
 	struct needle_http *needles;
+	struct client *agents; /* NULL: not used */
 	struct fetcher *fetcher;
 	size_t n_masters; /* known; 0: every chunk goes through the filer */
 };
 
 /* Reads keys, finds the masters (one gRPC request to the filer where none are given). Succeeds
- * without a filer that answers: the first lookup tells. Returns 0 or -errno and a message that says
+ * without a filer that answers: the first lookup tells. Without any filer there are needles, but no
+ * paths. Returns 0 or -errno and a message that says
  * what is wrong. */
 int cluster_open(const struct options *o, struct cluster *ret, char *message, size_t message_bytes);
 void cluster_close(struct cluster *c);
+
+/* Only the keys: free with token_source_free(). Likewise. */
+int cluster_open_tokens(const struct options *o, struct token_source **ret, char *message,
+			size_t message_bytes);
 
 #endif
