@@ -16,6 +16,7 @@
 #include "cache/slab.h"
 #include "filer/entry.h"
 #include "fs/dir.h"
+#include "fs/fetch.h"
 #include "fs/handle.h"
 #include "fs/inode.h"
 #include "fs/log.h"
@@ -126,10 +127,28 @@ static int open_reader(struct mount *m)
 	return reader_new(&cfg, &m->reader);
 }
 
+/* Where the bytes came from, in one line. */
+static void log_sources(struct fetcher *fetcher)
+{
+	struct fetch_stats stats;
+	char line[256] = "";
+	size_t n = 0;
+
+	fetcher_stats(fetcher, &stats);
+	for (size_t i = 0; i < stats.n_sources && n < sizeof(line); i++)
+		n += (size_t)snprintf(line + n, sizeof(line) - n,
+				      "%s%s %" PRIu64 " (%" PRIu64 " bytes)", i ? ", " : "",
+				      stats.source[i].name, stats.source[i].reads,
+				      stats.source[i].bytes);
+	log_info("reads by source: %s; failed %" PRIu64, line, stats.failed);
+}
+
 /* Takes down whatever open_mount() made. */
 static void close_mount(struct mount *m)
 {
 	handle_close_all(m);
+	if (m->cluster.fetcher)
+		log_sources(m->cluster.fetcher);
 	dir_prefetcher_free(m->dirs);
 	reader_free(m->reader);
 	blockcache_free(m->cache);

@@ -28,6 +28,12 @@ enum volume_access {
 	VOLUME_PROXY,
 };
 
+enum agent_mode {
+	AGENT_OFF,
+	AGENT_AUTO,
+	AGENT_REQUIRE,
+};
+
 enum verify_mode {
 	VERIFY_OFF,
 	VERIFY_MD5,
@@ -106,6 +112,8 @@ struct options {
 	char *tls_key;
 	enum volume_access volume_access;
 	enum verify_mode verify;
+	enum agent_mode agent;
+	unsigned agent_port;
 	enum log_target log;
 
 	uint64_t given; /* bit i: the i-th of the table was on the command line */
