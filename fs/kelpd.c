@@ -3,6 +3,7 @@
  * Threads: this one waits for signals; the listeners have their own. */
 #include <errno.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -38,6 +39,7 @@ struct kelpd {
 	struct store *store;
 	struct agent agent;
 	struct listener *tcp;
+	unsigned active_before; /* connections, when memory was last looked at */
 	struct {
 		uint64_t refused, version_refused, malformed, stalled, denied, io;
 	} reported; /* counters when they were last logged */
@@ -263,6 +265,16 @@ static void reread_keys(struct kelpd *k)
 	notify_manager("READY=1");
 }
 
+/* What connections had is the system's again when they are gone: the allocator would keep it. */
+static void give_memory_back(struct kelpd *k)
+{
+	unsigned active = atomic_load(&k->agent.active);
+
+	if (active < k->active_before)
+		malloc_trim(0);
+	k->active_before = active;
+}
+
 static void serve(struct kelpd *k, const sigset_t *signals)
 {
 	const struct timespec wait = { .tv_sec = REPORT_S };
@@ -271,6 +283,7 @@ static void serve(struct kelpd *k, const sigset_t *signals)
 		int signal = sigtimedwait(signals, NULL, &wait);
 
 		report_trouble(k);
+		give_memory_back(k);
 		switch (signal) {
 		case SIGHUP:
 			reread_keys(k);

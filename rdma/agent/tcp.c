@@ -26,6 +26,9 @@
 #define ACCEPT_REST_MS 100
 /* From the last byte sent until the peer has to have closed. */
 #define LINGER_MS 1000
+/* What the kernel takes of one connection beyond what is under way on the network: a slow reader's
+ * answers stay in the page cache. */
+#define UNSENT_BYTES_MAX (512 * 1024)
 /* Blocks that a thread keeps for the next answers. */
 #define SPARE_BLOCKS_MAX 16
 
@@ -190,7 +193,7 @@ static int make_connection(struct tcp_thread *t, int fd, bool refused, struct co
 {
 	struct agent *agent = t->listener->agent;
 	struct connection *c = calloc(1, sizeof(*c));
-	int on = 1, err = -ENOMEM;
+	int on = 1, unsent = UNSENT_BYTES_MAX, err = -ENOMEM;
 
 	if (!c)
 		return -ENOMEM;
@@ -210,6 +213,7 @@ static int make_connection(struct tcp_thread *t, int fd, bool refused, struct co
 	c->staging.all = &agent->staging;
 	c->staging.max_bytes = agent->cfg.staging_connection_bytes_max;
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof(unsent));
 	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 	*ret = c;
 	return 0;
