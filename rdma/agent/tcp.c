@@ -37,6 +37,7 @@ struct listener {
 	int fd;
 	size_t block_bytes;
 	unsigned n_threads;
+	unsigned n_started; /* only who makes and stops the listener looks */
 	struct deadline stop_deadline; /* set before stopping */
 	atomic_bool stopping;
 	struct tcp_thread threads[THREADS_MAX];
@@ -467,22 +468,17 @@ static int open_thread(struct listener *l, struct tcp_thread *t)
 	return err;
 }
 
+/* All are made before the first one runs: it hands connections to any of them. */
 static int start_threads(struct listener *l, unsigned n)
 {
-	for (unsigned i = 0; i < n; i++) {
-		int err = open_thread(l, &l->threads[i]);
+	int err = 0;
 
-		if (!err) {
-			err = -pthread_create(&l->threads[i].thread, NULL, run_thread,
-					      &l->threads[i]);
-			if (err)
-				close_thread(&l->threads[i]);
-		}
-		if (err)
-			return err;
-		l->n_threads = i + 1;
-	}
-	return 0;
+	for (; l->n_threads < n && !err; l->n_threads += err == 0)
+		err = open_thread(l, &l->threads[l->n_threads]);
+	for (; l->n_started < n && !err; l->n_started += err == 0)
+		err = -pthread_create(&l->threads[l->n_started].thread, NULL, run_thread,
+				      &l->threads[l->n_started]);
+	return err;
 }
 
 /* --- the listener --- */
@@ -529,9 +525,9 @@ static void tcp_stop(struct listener *l, struct deadline d)
 {
 	l->stop_deadline = d;
 	atomic_store(&l->stopping, true);
-	for (unsigned i = 0; i < l->n_threads; i++)
+	for (unsigned i = 0; i < l->n_started; i++)
 		wake(&l->threads[i]);
-	for (unsigned i = 0; i < l->n_threads; i++)
+	for (unsigned i = 0; i < l->n_started; i++)
 		pthread_join(l->threads[i].thread, NULL);
 	for (unsigned i = 0; i < l->n_threads; i++)
 		close_thread(&l->threads[i]);
@@ -555,7 +551,7 @@ static int tcp_listen(struct agent *a, const struct listener_config *cfg, struct
 	}
 	err = start_threads(l, n > THREADS_MAX ? THREADS_MAX : n);
 	if (err) {
-		if (l->n_threads == 0)
+		if (l->n_started == 0)
 			close(l->fd);
 		tcp_stop(l, deadline_in_ms(0));
 		return err;
