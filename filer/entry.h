@@ -65,8 +65,7 @@ struct entry {
 	uint32_t content_len;
 	uint32_t symlink_len;
 	bool remote_only; /* data lies in remote storage: only the filer can fetch it */
-	bool sse; /* some chunk is encrypted by the S3 layer */
-	bool sse_refused; /* ... in a way that the filer does not decrypt (SSE-C) */
+	bool sse; /* some chunk is encrypted by the S3 gateway, which alone decrypts it */
 	bool trimmed; /* chunks and content were left out: good for attributes only */
 	uint64_t ino; /* 0: the filer has none */
 	uint64_t size; /* of the file; strlen(target) for a symlink */

@@ -306,11 +306,8 @@ static void place_lists(struct entry *e, const struct wire_entry *w)
 		xattrs[i].value = place(&at, x->value, false);
 		xattrs[i].value_len = (uint32_t)x->value.len;
 	}
-	for (size_t i = 0; i < w->n_chunks; i++) {
+	for (size_t i = 0; i < w->n_chunks; i++)
 		e->sse |= chunks[i].sse != CHUNK_SSE_NONE;
-		e->sse_refused |= chunks[i].sse != CHUNK_SSE_NONE &&
-				  chunks[i].sse != CHUNK_SSE_KMS && chunks[i].sse != CHUNK_SSE_S3;
-	}
 	e->chunks = w->n_chunks > 0 ? chunks : NULL;
 	e->n_chunks = (uint32_t)w->n_chunks;
 	e->xattrs = w->n_xattrs > 0 ? xattrs : NULL;

@@ -11,7 +11,6 @@
 #include "filer/entry.h"
 #include "filer/filer.h"
 #include "fs/fetch.h"
-#include "fs/log.h"
 #include "fs/mount.h"
 
 static int open_chunks(struct mount *m, struct handle *h)
@@ -35,29 +34,12 @@ static enum handle_kind kind_of(const struct entry *e)
 	return e->remote_only ? HANDLE_FILER : HANDLE_CHUNKS;
 }
 
-/* Only the S3 gateway decrypts these; the filer itself, and weed mount, give the encrypted bytes. */
-static const char *sse_name(uint8_t sse)
-{
-	switch (sse) {
-	case CHUNK_SSE_C:
-		return "SSE-C";
-	case CHUNK_SSE_KMS:
-		return "SSE-KMS";
-	case CHUNK_SSE_S3:
-		return "SSE-S3";
-	default:
-		return "of an unknown kind";
-	}
-}
-
 int handle_open(struct mount *m, struct inode *inode, struct entry *entry, const char *path,
 		struct handle **ret)
 {
-	if (entry->sse) {
-		log_warning_limited("%s: encrypted by the S3 gateway (%s): only readable through it",
-				    path, sse_name(entry->sse));
-		return -EACCES;
-	}
+	/* The filer itself, and weed mount, give the encrypted bytes. */
+	if (entry->sse)
+		return -ENOKEY;
 	struct handle *h = calloc(1, sizeof(*h));
 	int err = -ENOMEM;
 

@@ -34,7 +34,7 @@ struct handle {
 	struct handle *prev, *next; /* utlist of all open ones, protected by mount.handles_lock */
 };
 
-/* entry: a reference is taken. -EACCES where the content is encrypted by the S3 gateway. */
+/* entry: a reference is taken. -ENOKEY where the content is encrypted by the S3 gateway. */
 int handle_open(struct mount *m, struct inode *inode, struct entry *entry, const char *path,
 		struct handle **ret);
 

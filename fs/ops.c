@@ -75,7 +75,13 @@ static int errno_for_application(int err)
 	for (size_t i = 0; i < ARRAY_LEN(known); i++)
 		if (err == -known[i])
 			return known[i];
-	return EIO;
+	return err == -ENOKEY ? EACCES : EIO;
+}
+
+static const char *reason(int err)
+{
+	return err == -ENOKEY ? "encrypted by the S3 gateway, only readable through it"
+			      : strerror(-err);
 }
 
 /* path is of the filer's namespace; where it is NULL, the inode's is looked for. */
@@ -90,7 +96,7 @@ static void reply_failure(fuse_req_t req, const char *operation, struct inode *i
 		if (!path && inode_path(mount_of(req)->inodes, i, NULL, &of_inode) == 0)
 			path = of_inode;
 		log_warning_limited("%s %s: %s", operation, path ? path : "(replaced)",
-				    strerror(-err));
+				    reason(err));
 	}
 	fuse_reply_err(req, shown);
 }

@@ -429,27 +429,20 @@ static void absurd_chunks_are_refused(void **state)
 
 static void encryption_by_the_s3_layer_is_known(void **state)
 {
-	static const struct {
-		int type;
-		bool sse, refused;
-	} cases[] = { { 0, false, false },
-		      { 1, true, true },
-		      { 2, true, false },
-		      { 3, true, false },
-		      { 77, true, true } };
+	static const int types[] = { CHUNK_SSE_NONE, CHUNK_SSE_C, CHUNK_SSE_KMS, CHUNK_SSE_S3, 77 };
 
 	(void)state;
-	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+	for (size_t i = 0; i < ARRAY_LEN(types); i++) {
 		struct entry *e;
-		char more[128];
+		char more[160];
 
 		snprintf(more, sizeof(more),
-			 "\"chunks\":[{\"file_id\":\"1,0100000000\",\"sse_type\":%d}]",
-			 cases[i].type);
+			 "\"chunks\":[{\"file_id\":\"1,0100000000\",\"sse_type\":%d},"
+			 "{\"file_id\":\"1,0200000000\"}]",
+			 types[i]);
 		e = entry_with(more);
-		assert_int_equal(e->chunks[0].sse, cases[i].type);
-		assert_int_equal(e->sse, cases[i].sse);
-		assert_int_equal(e->sse_refused, cases[i].refused);
+		assert_int_equal(e->chunks[0].sse, types[i]);
+		assert_int_equal(e->sse, types[i] != CHUNK_SSE_NONE);
 		entry_put(e);
 	}
 }

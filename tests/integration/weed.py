@@ -130,8 +130,8 @@ class Process:
 class Cluster:
     """A master, volume servers and a filer (with S3 when wanted)."""
 
-    def __init__(self, work_dir, volumes=1, replication="000", filer_options=(), env=None, s3=False,
-                 security=None, ssl_context=None, write_headers=dict):
+    def __init__(self, work_dir, volumes=1, replication="000", filer_options=(), volume_options=(), env=None,
+                 s3=False, security=None, ssl_context=None, write_headers=dict):
         """security: the text of security.toml. ssl_context: how to speak HTTPS to the servers.
         write_headers: a function that gives the headers for writing through the filer."""
         self.work_dir = Path(work_dir)
@@ -149,12 +149,12 @@ class Cluster:
         self.s3_port = free_port() if s3 else None
         self.volume_ports = [free_port() for _ in range(volumes)]
         try:
-            self._start_servers(replication, filer_options)
+            self._start_servers(replication, filer_options, volume_options)
         except BaseException:
             self.stop()
             raise
 
-    def _start_servers(self, replication, filer_options):
+    def _start_servers(self, replication, filer_options, volume_options):
         self._add("master", "master", f"-port={self.master_port}", f"-mdir={self._dir('master')}",
                   f"-defaultReplication={replication}", "-volumeSizeLimitMB=512", "-electionTimeout=1s",
                   "-heartbeatInterval=100ms", "-telemetry=false")
@@ -162,7 +162,8 @@ class Cluster:
         wait_until(self._has_leader, "a leading master")
         for i, port in enumerate(self.volume_ports):
             self._add(f"volume{i}", "volume", f"-port={port}", f"-master={HOST}:{self.master_port}",
-                      f"-dir={self._dir(f'volume{i}')}", "-max=100", "-dataCenter=dc", "-rack=rack")
+                      f"-dir={self._dir(f'volume{i}')}", "-max=100", "-dataCenter=dc", "-rack=rack",
+                      *volume_options)
         s3 = () if self.s3_port is None else (
             "-s3", f"-s3.port={self.s3_port}", "-s3.port.iceberg=0", "-s3.port.lance=0")
         self._add_filer("filer", self.filer_port, *s3, *filer_options)
