@@ -1,0 +1,454 @@
+#include "fs/ctl_options.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "filer/base/base.h"
+#include "fs/opttable.h"
+#include "fs/optvalue.h"
+#include "rdma/client.h"
+#include "rdma/wire.h"
+
+#define MASTER_PORT 9333
+#define VOLUME_SERVER_PORT 8080
+
+#define BIT(command) (1u << (command))
+#define NEEDLES (BIT(CTL_READ) | BIT(CTL_BENCH))
+#define CLUSTER (NEEDLES | BIT(CTL_LOCATE))
+
+struct command {
+	const char *name;
+	const char *arguments;
+	unsigned args_min, args_max;
+	const char *help;
+};
+
+static const struct command commands[CTL_COMMANDS] = {
+	[CTL_PING] = { "ping", "HOST[:PORT]", 1, 1, "round trips to an agent, until interrupted" },
+	[CTL_CAPS] = { "caps", "HOST[:PORT]", 1, 1, "what an agent says of itself" },
+	[CTL_LOCATE] = { "locate", "FILER/PATH", 1, 1,
+			 "a path's entry, and where each visible extent of it is stored" },
+	[CTL_READ] = { "read", "FID", 1, 1, "one needle's bytes to standard output" },
+	[CTL_BENCH] = { "bench", "FID...|FILER/PATH", 1, CTL_FIDS_MAX,
+			"bandwidth and latency of random reads, by size and depth" },
+};
+
+static const char *const via_names[] = { "tcp", "http", "proxy" };
+_Static_assert(BIT(ARRAY_LEN(via_names)) == VIA_END, "a name for each way");
+
+const char *ctl_via_name(unsigned via)
+{
+	return via_names[__builtin_ctz(via)];
+}
+
+/* --- values --- */
+
+/* Calls one for each element of a comma-separated list. */
+static int each_element(const char *list, int (*one)(const char *text, void *arg), void *arg)
+{
+	char text[64];
+
+	for (const char *p = list;; p++) {
+		size_t len = strcspn(p, ",");
+
+		if (len == 0 || len >= sizeof(text))
+			return -EINVAL;
+		memcpy(text, p, len);
+		text[len] = '\0';
+		int err = one(text, arg);
+		if (err)
+			return err;
+		p += len;
+		if (!*p)
+			return 0;
+	}
+}
+
+static int add_via(const char *text, void *arg)
+{
+	for (size_t i = 0; i < ARRAY_LEN(via_names); i++) {
+		if (strcmp(text, via_names[i]) == 0) {
+			*(unsigned *)arg |= BIT(i);
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
+static int store_via(const char *text, void *target)
+{
+	struct ctl_options *o = target;
+
+	o->via = 0;
+	return each_element(text, add_via, &o->via);
+}
+
+struct number_list {
+	uint64_t *values;
+	size_t n;
+	double max;
+};
+
+static int add_number(const char *text, void *arg)
+{
+	struct number_list *l = arg;
+	double v;
+	int err = option_parse_bytes(text, &v);
+
+	if (err)
+		return err;
+	if (v < 1 || v > l->max || v != floor(v) || l->n == CTL_LIST_MAX)
+		return -ERANGE;
+	l->values[l->n++] = (uint64_t)v;
+	return 0;
+}
+
+static int store_numbers(const char *text, double max, uint64_t *values, size_t *n)
+{
+	struct number_list l = { .values = values, .max = max };
+	int err = each_element(text, add_number, &l);
+
+	*n = l.n;
+	return err;
+}
+
+static int store_sizes(const char *text, void *target)
+{
+	struct ctl_options *o = target;
+
+	return store_numbers(text, (double)CTL_NEEDLE_BYTES_MAX, o->sizes, &o->n_sizes);
+}
+
+static int store_depths(const char *text, void *target)
+{
+	struct ctl_options *o = target;
+
+	return store_numbers(text, CTL_DEPTH_MAX, o->depths, &o->n_depths);
+}
+
+static int store_filer(const char *text, void *target)
+{
+	struct ctl_options *o = target;
+	char message[256];
+	int err = options_parse_source(text, &o->cluster, message, sizeof(message));
+
+	return !err && strcmp(o->cluster.path, "/") != 0 ? -EINVAL : err;
+}
+
+static int store_master(const char *text, void *target)
+{
+	struct options *o = &((struct ctl_options *)target)->cluster;
+
+	if (o->n_masters == OPTION_MASTERS_MAX)
+		return -E2BIG;
+	int err = endpoint_parse(text, strlen(text), MASTER_PORT, &o->masters[o->n_masters]);
+	o->n_masters += err == 0;
+	return err;
+}
+
+static int store_server(const char *text, void *target)
+{
+	struct ctl_options *o = target;
+
+	o->has_server = true;
+	return endpoint_parse(text, strlen(text), VOLUME_SERVER_PORT, &o->server);
+}
+
+static int store_agent(const char *text, void *target)
+{
+	struct ctl_options *o = target;
+
+	o->has_agent = true;
+	return strstr(text, "://") ? -EINVAL
+				   : endpoint_parse(text, strlen(text), WIRE_PORT, &o->agent);
+}
+
+#define AT(field) offsetof(struct ctl_options, field)
+
+/* clang-format off */
+static const struct opt rows[] = {
+	{ 'c', "count", "N", OPT_UINT, AT(count), 1, 1e9, NULL,
+	  "stop after so many pings", NULL, BIT(CTL_PING) },
+	{ 'i', "interval", "SECONDS", OPT_MILLISECONDS, AT(interval_ms), 1, 3600000, "1",
+	  "pause between two pings", NULL, BIT(CTL_PING) },
+	{ 0, "json", NULL, OPT_FLAG, AT(json), 0, 0, NULL,
+	  "print JSON", NULL, BIT(CTL_PING) | BIT(CTL_CAPS) | BIT(CTL_LOCATE) },
+	{ 0, "filer", "FILER", OPT_OTHER, 0, 0, 0, NULL,
+	  "a filer, which knows the masters and stands in for volume servers", store_filer, NEEDLES },
+	{ 0, "master", "HOST[:PORT]", OPT_OTHER, 0, 0, 0, NULL,
+	  "a master, which knows the volume servers; may be given several times", store_master, CLUSTER },
+	{ 0, "server", "HOST[:PORT]", OPT_OTHER, 0, 0, 0, NULL,
+	  "the volume server, without asking a master", store_server, NEEDLES },
+	{ 0, "agent", "HOST[:PORT]", OPT_OTHER, 0, 0, 0, NULL,
+	  "the agent (else on a volume server's host, port 18515); alone, only it is asked", store_agent, NEEDLES },
+	{ 0, "via", "WAY[,WAY...]", OPT_OTHER, 0, 0, 0, NULL,
+	  "tcp (agent), http (volume server), proxy (filer): all there are, in that order, if not given", store_via, BIT(CTL_READ) },
+	{ 0, "via", "WAY[,WAY...]", OPT_OTHER, 0, 0, 0, NULL,
+	  "what to measure: tcp (agent; if not given), http (volume server), proxy (filer)", store_via, BIT(CTL_BENCH) },
+	{ 0, "public", NULL, OPT_SET, AT(cluster.volume_access), VOLUME_PUBLIC, 0, NULL,
+	  "reach volume servers by their publicUrl", NULL, CLUSTER },
+	{ 0, "offset", "N", OPT_BYTES, AT(offset), 0, (double)CTL_NEEDLE_BYTES_MAX, NULL,
+	  "first byte", NULL, BIT(CTL_READ) },
+	{ 0, "size", "N", OPT_BYTES, AT(size), 0, (double)CTL_NEEDLE_BYTES_MAX, NULL,
+	  "how many bytes; 0: all that follow", NULL, BIT(CTL_READ) },
+	{ 0, "raw", NULL, OPT_FLAG, AT(raw), 0, 0, NULL,
+	  "as stored: leave compressed what is", NULL, BIT(CTL_READ) },
+	{ 'o', "output", "FILE", OPT_STRING, AT(output), 0, 0, NULL,
+	  "write there instead", NULL, BIT(CTL_READ) },
+	{ 'v', "verbose", NULL, OPT_FLAG, AT(verbose), 0, 0, NULL,
+	  "say on standard error where the bytes came from", NULL, BIT(CTL_READ) },
+	{ 0, "sizes", "SIZE[,SIZE...]", OPT_OTHER, 0, 0, 0, "4K,64K,1M",
+	  "bytes of one read", store_sizes, BIT(CTL_BENCH) },
+	{ 0, "depths", "N[,N...]", OPT_OTHER, 0, 0, 0, "1,16",
+	  "reads under way at once, each with a thread of its own", store_depths, BIT(CTL_BENCH) },
+	{ 0, "seconds", "SECONDS", OPT_MILLISECONDS, AT(point_ms), 50, 3600000, "3",
+	  "how long each combination is measured", NULL, BIT(CTL_BENCH) },
+	{ 0, "connections", "N", OPT_UINT, AT(connections), 1, CLIENT_CONNECTIONS_LIMIT, "10",
+	  "most connections to one agent", NULL, BIT(CTL_BENCH) },
+	{ 0, "json", "FILE", OPT_STRING, AT(json_file), 0, 0, NULL,
+	  "the results as JSON there, too; - is standard output, without the table", NULL, BIT(CTL_BENCH) },
+	{ 0, "security", "FILE", OPT_STRING, AT(cluster.security_toml), 0, 0, NULL,
+	  "SeaweedFS's security.toml: read keys and client certificate" },
+	{ 0, "tls-ca", "FILE", OPT_STRING, AT(cluster.tls_ca), 0, 0, NULL,
+	  "CA certificate of the servers (PEM), for https://", NULL, CLUSTER },
+	{ 0, "tls-cert", "FILE", OPT_STRING, AT(cluster.tls_cert), 0, 0, NULL,
+	  "client certificate (PEM)", NULL, CLUSTER },
+	{ 0, "tls-key", "FILE", OPT_STRING, AT(cluster.tls_key), 0, 0, NULL,
+	  "private key of the client certificate (PEM)", NULL, CLUSTER },
+	{ 0, "timeout", "SECONDS", OPT_MILLISECONDS, AT(timeout_ms), 10, 600000, "10",
+	  "longest that one request may take, with all retries" },
+	{ 'h', "help", NULL, OPT_SET, AT(request), CTL_HELP, 0, NULL,
+	  "this text; behind a command: that of the command" },
+	{ 'V', "version", NULL, OPT_SET, AT(request), CTL_VERSION, 0, NULL,
+	  "the version" },
+};
+/* clang-format on */
+
+static const struct opt_table table = { rows, ARRAY_LEN(rows) };
+
+/* --- arguments --- */
+
+static int parse_fids(const char *const *args, size_t n, struct ctl_options *o, char *message,
+		      size_t bytes)
+{
+	o->fids = calloc(n, sizeof(o->fids[0]));
+	if (!o->fids)
+		return -ENOMEM;
+	for (size_t i = 0; i < n; i++) {
+		if (fid_parse(args[i], strlen(args[i]), &o->fids[i]))
+			return opt_fail(message, bytes, "%s: not a file id, such as 3,01637037d6",
+					args[i]);
+		o->n_fids++;
+	}
+	return 0;
+}
+
+static bool is_path(const char *arg)
+{
+	struct fid fid;
+
+	return strchr(arg, '/') && fid_parse(arg, strlen(arg), &fid) != 0;
+}
+
+static int parse_arguments(const char *const *args, size_t n, struct ctl_options *o, char *message,
+			   size_t bytes)
+{
+	switch (o->command) {
+	case CTL_PING:
+	case CTL_CAPS:
+		return store_agent(args[0], o) ? opt_fail(message, bytes,
+							  "%s: not an address of an agent "
+							  "(HOST[:PORT])",
+							  args[0])
+					       : 0;
+	case CTL_LOCATE:
+		return options_parse_source(args[0], &o->cluster, message, bytes);
+	case CTL_BENCH:
+		if (n != 1 || !is_path(args[0]))
+			return parse_fids(args, n, o, message, bytes);
+		if (o->cluster.n_filers)
+			return opt_fail(message, bytes, "--filer: %s names the filer", args[0]);
+		return options_parse_source(args[0], &o->cluster, message, bytes);
+	default:
+		return parse_fids(args, n, o, message, bytes);
+	}
+}
+
+/* Where needles can be read with what was given. */
+static unsigned ways_there_are(const struct ctl_options *o)
+{
+	const struct options *c = &o->cluster;
+	unsigned ways = 0;
+
+	if (o->has_server || c->n_masters || c->n_filers)
+		ways |= VIA_TCP | VIA_HTTP;
+	if (o->has_agent)
+		ways |= VIA_TCP;
+	if (c->n_filers)
+		ways |= VIA_PROXY;
+	return ways;
+}
+
+static int check_ways(struct ctl_options *o, char *message, size_t bytes)
+{
+	unsigned ways = ways_there_are(o);
+
+	if (!ways)
+		return opt_fail(message, bytes,
+				"where? --filer, --master, --server or --agent says so");
+	if (!o->via)
+		o->via = o->command == CTL_BENCH ? VIA_TCP : ways;
+	unsigned missing = o->via & ~ways;
+	if (missing & VIA_HTTP)
+		return opt_fail(message, bytes, "--via http needs --filer, --master or --server");
+	if (missing & VIA_PROXY)
+		return opt_fail(message, bytes, "--via proxy needs --filer");
+	return 0;
+}
+
+static int check_together(struct ctl_options *o, char *message, size_t bytes)
+{
+	const struct options *c = &o->cluster;
+
+	if ((c->tls_cert == NULL) != (c->tls_key == NULL))
+		return opt_fail(message, bytes, "--tls-cert and --tls-key must be given together");
+	return BIT(o->command) & NEEDLES ? check_ways(o, message, bytes) : 0;
+}
+
+static int parse_command(const char *arg, struct ctl_options *o, char *message, size_t bytes)
+{
+	for (int i = CTL_NONE + 1; i < CTL_COMMANDS; i++) {
+		if (strcmp(commands[i].name, arg) == 0) {
+			o->command = (enum ctl_command)i;
+			return 0;
+		}
+	}
+	return opt_fail(message, bytes, "unknown command: %s (kelpctl --help lists the commands)",
+			arg);
+}
+
+static int parse_option(const char *arg, const char *next, bool *ret_took_next,
+			struct ctl_options *o, char *message, size_t bytes)
+{
+	const char *name = o->command ? commands[o->command].name : "";
+
+	if (strcmp(arg, "--dump-options=man") == 0) {
+		*ret_took_next = false;
+		o->request = CTL_DUMP_MAN;
+		return 0;
+	}
+	int err = opt_parse(&table, BIT(o->command), arg, next, ret_took_next, o, message, bytes);
+	if (err != -ENOENT)
+		return err;
+	return opt_fail(message, bytes, "%s%sunknown option: %s (kelpctl %s%s--help lists them)",
+			name, o->command ? ": " : "", arg, name, o->command ? " " : "");
+}
+
+static int parse(int argc, char *const argv[], const char **args, struct ctl_options *o,
+		 char *message, size_t bytes)
+{
+	bool only_arguments = false;
+	size_t n_args = 0;
+	int err = opt_defaults(&table, o);
+
+	for (int i = 1; i < argc && !err; i++) {
+		const char *arg = argv[i];
+		bool took_next = false;
+
+		if (!only_arguments && strcmp(arg, "--") == 0)
+			only_arguments = true;
+		else if (!only_arguments && arg[0] == '-' && arg[1])
+			err = parse_option(arg, i + 1 < argc ? argv[i + 1] : NULL, &took_next, o,
+					   message, bytes);
+		else if (!o->command)
+			err = parse_command(arg, o, message, bytes);
+		else
+			args[n_args++] = arg;
+		i += took_next;
+		if (!err && o->request != CTL_RUN)
+			return 0;
+	}
+	if (err)
+		return err;
+	if (!o->command)
+		return opt_fail(message, bytes,
+				"a command is needed (kelpctl --help lists the commands)");
+	const struct command *c = &commands[o->command];
+	if (n_args < c->args_min || n_args > c->args_max)
+		return opt_fail(message, bytes, "%s: too %s arguments\nusage: kelpctl %s %s",
+				c->name, n_args < c->args_min ? "few" : "many", c->name,
+				c->arguments);
+	err = parse_arguments(args, n_args, o, message, bytes);
+	return err ? err : check_together(o, message, bytes);
+}
+
+int ctl_options_parse(int argc, char *const argv[], struct ctl_options *ret, char *message,
+		      size_t bytes)
+{
+	CLEANUP_FREE const char **args = calloc((size_t)argc + 1, sizeof(*args));
+	CLEANUP_FREE struct ctl_options *o = calloc(1, sizeof(*o));
+
+	message[0] = '\0';
+	int err = args && o ? parse(argc, argv, args, o, message, bytes) : -ENOMEM;
+	if (err) {
+		if (o)
+			ctl_options_free(o);
+		if (!message[0])
+			snprintf(message, bytes, "%s", strerror(-err));
+		return err;
+	}
+	*ret = *o;
+	return 0;
+}
+
+void ctl_options_free(struct ctl_options *o)
+{
+	options_free(&o->cluster);
+	free(o->fids);
+	free(o->output);
+	free(o->json_file);
+}
+
+/* --- help --- */
+
+void ctl_options_print_help(FILE *out, enum ctl_command command)
+{
+	if (command) {
+		const struct command *c = &commands[command];
+
+		fprintf(out, "usage: kelpctl %s %s [OPTION...]\n\nPrints %s.\n\noptions:\n",
+			c->name, c->arguments, c->help);
+		opt_print_help(out, &table, BIT(command), false);
+		return;
+	}
+	fprintf(out, "usage: kelpctl COMMAND ARGUMENT... [OPTION...]\n\n"
+		     "The hand tool of kelpfs. `kelpctl COMMAND --help` lists the options of a "
+		     "command.\n\ncommands:\n");
+	for (int i = CTL_NONE + 1; i < CTL_COMMANDS; i++) {
+		char name[64];
+
+		snprintf(name, sizeof(name), "%s %s", commands[i].name, commands[i].arguments);
+		fprintf(out, "  %-30s %s\n", name, commands[i].help);
+	}
+	fprintf(out, "\noptions of every command:\n");
+	opt_print_help(out, &table, 0, false);
+}
+
+void ctl_options_print_man(FILE *out)
+{
+	fprintf(out, ".SH COMMANDS\n");
+	for (int i = CTL_NONE + 1; i < CTL_COMMANDS; i++) {
+		fprintf(out, ".SS ");
+		option_print_roff(out, commands[i].name);
+		fputc(' ', out);
+		option_print_roff(out, commands[i].arguments);
+		fprintf(out, "\nPrints ");
+		option_print_roff(out, commands[i].help);
+		fprintf(out, ".\n");
+		opt_print_man(out, &table, BIT(i), true);
+	}
+	fprintf(out, ".SH OPTIONS OF EVERY COMMAND\n");
+	opt_print_man(out, &table, 0, false);
+}

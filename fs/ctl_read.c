@@ -1,0 +1,238 @@
+/* kelpctl read. Nothing is written before all bytes are there and have passed their checks. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "filer/decode.h"
+#include "filer/http.h"
+#include "fs/ctl.h"
+#include "fs/ctl_reach.h"
+
+#define GZIP_TRAILER_SIZE_BYTES 4
+
+struct job {
+	const struct ctl_options *options;
+	struct deadline deadline;
+	struct http_body body; /* of a whole needle, as it comes */
+	bool gzip;
+	uint8_t *data; /* what was asked for; malloced */
+	size_t len;
+};
+
+/* --- a whole needle --- */
+
+static int begin(void *arg, bool gzip, int64_t stored_len)
+{
+	struct job *j = arg;
+
+	(void)stored_len;
+	j->body.len = 0;
+	j->gzip = gzip;
+	return 0;
+}
+
+static int push(void *arg, const uint8_t *p, size_t n)
+{
+	struct job *j = arg;
+	int err = http_body_append(&j->body, p, n);
+
+	return err == -EMSGSIZE ? -EFBIG : err;
+}
+
+/* The last bytes of a gzip stream tell how much comes out of it; the decoder checks that. */
+static int inflate_body(struct job *j)
+{
+	const uint8_t *end = j->body.data + j->body.len;
+	struct decoder *decoder;
+	uint64_t got = 0;
+
+	if (j->body.len < GZIP_TRAILER_SIZE_BYTES)
+		return -EPROTO;
+	uint32_t len = (uint32_t)end[-4] | (uint32_t)end[-3] << 8 | (uint32_t)end[-2] << 16 |
+		       (uint32_t)end[-1] << 24;
+	if (len > CTL_NEEDLE_BYTES_MAX)
+		return -EFBIG;
+	CLEANUP_FREE uint8_t *plain = malloc((size_t)len + 1);
+	if (!plain)
+		return -ENOMEM;
+	const struct decode_window window = { .ptr = plain, .len = len };
+	const struct decode_spec spec = {
+		.gzip = true, .plain_limit = len, .windows = &window, .n_windows = len > 0
+	};
+	int err = decoder_new(&spec, &decoder);
+	if (err)
+		return err;
+	err = decoder_push(decoder, j->body.data, j->body.len);
+	if (!err)
+		err = decoder_finish(decoder, &got);
+	decoder_free(decoder);
+	if (err || got != len)
+		return err ? err : -EPROTO;
+	free(j->body.data);
+	j->body = (struct http_body){
+		.data = plain, .len = len, .cap = (size_t)len + 1, .max_bytes = j->body.max_bytes
+	};
+	plain = NULL;
+	return 0;
+}
+
+/* The part that was asked for. */
+static int cut(struct job *j)
+{
+	uint64_t offset = j->options->offset, size = j->options->size;
+
+	if (offset > j->body.len || size > j->body.len - offset)
+		return -ENODATA;
+	j->len = size ? size : j->body.len - offset;
+	if (j->len)
+		memmove(j->body.data, j->body.data + offset, j->len);
+	j->data = j->body.data;
+	j->body.data = NULL;
+	j->body.len = j->body.cap = 0;
+	return 0;
+}
+
+static int read_whole(struct job *j, const struct source *s, struct server *server)
+{
+	const struct needle_sink sink = { .begin = begin, .push = push, .arg = j };
+	int err = s->ops->read_whole(s->self, server, &j->options->fids[0], &sink, j->deadline);
+
+	if (!err && j->gzip && !j->options->raw)
+		err = inflate_body(j);
+	return err ? err : cut(j);
+}
+
+/* --- a range --- */
+
+static int read_range(struct job *j, const struct source *s, struct server *server)
+{
+	const struct ctl_options *o = j->options;
+	CLEANUP_FREE uint8_t *data = malloc(o->size);
+	struct read_buf buf = { .ptr = data, .len = o->size };
+	struct needle_range range = {
+		.fid = o->fids[0], .offset = o->offset, .bufs = &buf, .n_bufs = 1
+	};
+
+	if (!data)
+		return -ENOMEM;
+	int err = s->ops->read_range(s->self, server, &range, j->deadline);
+	if (err)
+		return err;
+	j->data = data;
+	j->len = o->size;
+	data = NULL;
+	return 0;
+}
+
+/* An agent has no ranges of what is stored compressed. */
+static int attempt(struct job *j, const struct source *s, struct server *server)
+{
+	if (j->options->size && !j->options->raw) {
+		int err = read_range(j, s, server);
+
+		if (err != -EOPNOTSUPP)
+			return err;
+	}
+	return read_whole(j, s, server);
+}
+
+/* --- every way in turn --- */
+
+static void add_reason(char *message, size_t bytes, const char *place, const char *reason)
+{
+	size_t n = strlen(message);
+
+	snprintf(message + n, bytes - n, "%s%s: %s", n ? "; " : "", place, reason);
+}
+
+static int try_at(struct ctl_reach *r, const struct ctl_way *way, struct server *server,
+		  struct job *j, char *message, size_t bytes)
+{
+	char place[CTL_PLACE_BYTES];
+	int err = attempt(j, &way->source, server);
+
+	ctl_place_name(r, way, server, place);
+	if (err)
+		add_reason(message, bytes, place, ctl_read_error(way, err));
+	else if (j->options->verbose)
+		fprintf(stderr, "kelpctl: %zu bytes from %s\n", j->len, place);
+	return err;
+}
+
+static int try_all(struct ctl_reach *r, struct job *j, char *message, size_t bytes)
+{
+	uint32_t volume = j->options->fids[0].volume_id;
+	struct ctl_places places = { 0 };
+	int err = -ENOENT, located = 0;
+
+	if (j->options->via & (VIA_TCP | VIA_HTTP))
+		located = ctl_reach_locate(r, volume, j->deadline, &places);
+	if (located) {
+		char name[32];
+
+		snprintf(name, sizeof(name), "volume %" PRIu32, volume);
+		add_reason(message, bytes, name, ctl_locate_error(located));
+		err = located;
+	}
+	for (size_t i = 0; i < r->n_ways; i++) {
+		const struct ctl_way *way = &r->ways[i];
+		size_t n = way->source.per_server ? places.n : 1;
+
+		for (size_t k = 0; k < n; k++) {
+			struct server *server = way->source.per_server ? places.servers[k] : NULL;
+
+			err = try_at(r, way, server, j, message, bytes);
+			if (!err)
+				return 0;
+		}
+	}
+	return err;
+}
+
+/* --- where it goes --- */
+
+static int write_out(const struct job *j, char *message, size_t bytes)
+{
+	const char *path = j->options->output;
+	FILE *out = path ? fopen(path, "wbe") : stdout;
+
+	if (!out)
+		return ctl_fail(-errno, message, bytes, "%s: %s", path, strerror(errno));
+	bool failed = (j->len && fwrite(j->data, 1, j->len, out) != j->len) || fflush(out) != 0;
+	int err = failed ? -errno : 0;
+	if (path && fclose(out) != 0 && !err)
+		err = -errno;
+	if (err)
+		return ctl_fail(err, message, bytes, "%s: %s", path ? path : "standard output",
+				strerror(-err));
+	return 0;
+}
+
+int ctl_read(const struct ctl_options *o, char *message, size_t bytes)
+{
+	struct job j = { .options = o, .body = { .max_bytes = CTL_NEEDLE_BYTES_MAX } };
+	struct ctl_reach r;
+	char fid[FID_STR_MAX];
+	int err = ctl_reach_open(o, 1, &r, message, bytes);
+
+	if (err)
+		return err;
+	fid_format(&o->fids[0], fid);
+	snprintf(message, bytes, "%s", "");
+	j.deadline = deadline_in_ms(o->timeout_ms);
+	err = try_all(&r, &j, message, bytes);
+	if (err) {
+		CLEANUP_FREE char *reasons = strdup(message);
+
+		snprintf(message, bytes, "%s: %s", fid, reasons ? reasons : strerror(-err));
+	} else {
+		err = write_out(&j, message, bytes);
+	}
+	free(j.data);
+	free(j.body.data);
+	ctl_reach_close(&r);
+	return err;
+}

@@ -1,0 +1,56 @@
+/* Command lines in the manner of GNU: a table of options drives parsing, --help and the man page. Its
+ * values go into the fields of a structure. */
+#ifndef KELP_OPTTABLE_H
+#define KELP_OPTTABLE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+
+enum opt_kind {
+	OPT_FLAG, /* bool */
+	OPT_SET, /* int or enum, becomes min; takes no value */
+	OPT_UINT, /* unsigned, within min and max */
+	OPT_BYTES, /* uint64_t, K M G T suffixes */
+	OPT_MILLISECONDS, /* unsigned in ms, given in seconds */
+	OPT_STRING, /* char *, owned, not empty */
+	OPT_OTHER, /* store() knows */
+};
+
+struct opt {
+	char letter; /* 0: none */
+	const char *name;
+	const char *value; /* what --help shows, NULL where none is taken */
+	enum opt_kind kind;
+	size_t offset; /* in the target */
+	double min, max; /* numbers, in the unit that is stored */
+	const char *default_text; /* parsed into the field before the command line; NULL: zero */
+	const char *help;
+	/* Returns 0, -EINVAL, -ERANGE, -E2BIG (given too often) or -ENOMEM. */
+	int (*store)(const char *text, void *target);
+	unsigned scope; /* bits of the commands that take it; 0: all */
+};
+
+struct opt_table {
+	const struct opt *rows; /* the order is that of --help */
+	size_t n;
+};
+
+/* Stores the defaults. Returns 0 or what store() returned. */
+int opt_defaults(const struct opt_table *t, void *target);
+
+/* Parses arg: "-x", "--name" or "--name=value"; next is what follows it, or NULL. *ret_took_next: next
+ * was its value. Returns 0, -ENOENT where no row of that scope fits, else -EINVAL or -ENOMEM with a
+ * message. */
+int opt_parse(const struct opt_table *t, unsigned scope, const char *arg, const char *next,
+	      bool *ret_took_next, void *target, char *message, size_t bytes);
+
+/* The rows of that scope; those of every scope are left out where only is set. */
+void opt_print_help(FILE *out, const struct opt_table *t, unsigned scope, bool only);
+void opt_print_man(FILE *out, const struct opt_table *t, unsigned scope, bool only);
+
+/* message = text; for parsers. Returns -EINVAL. */
+int opt_fail(char *message, size_t bytes, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+#endif
