@@ -48,6 +48,13 @@ class Volumes:
     def delete(self, fid):
         self.server.delete("/" + fid)
 
+    def drop_from_page_cache(self):
+        for path in self.dir.glob("*.dat"):
+            fd = os.open(path, os.O_RDONLY)
+            os.fsync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(fd)
+
     def vacuum(self):
         self.master.get("/vol/vacuum", "garbageThreshold=0.0001")
 
@@ -158,6 +165,20 @@ def test_fields_behind_the_data_may_be_long(volumes, client):
     fid = volumes.put(data, filename="n" * 250, content_type="application/x-" + "m" * 200)
     assert client.read_one(fid).data == data
     assert client.read_one(fid, 1000, 10).data == data[1000:1010]
+
+
+def test_what_is_not_in_the_page_cache_is_read_from_disk(volumes, client):
+    blobs = [doors.noise(n, f"cold {n}") for n in (100, 5000, 60000, 3 << 20, 10 << 20)]
+    fids = [volumes.put(blob) for blob in blobs]
+    for _ in range(3):
+        volumes.drop_from_page_cache()
+        assert [r.data for r in client.read(*(ac.extent(fid) for fid in fids))] == blobs
+        volumes.drop_from_page_cache()
+        for blob, fid in zip(blobs, fids):
+            client.send_read(ac.extent(fid, len(blob) // 3, len(blob) // 2))
+        got = dict(client.next_reply() for _ in fids)
+        for xid, blob in zip(sorted(got), blobs):
+            assert got[xid][0].data == blob[len(blob) // 3:len(blob) // 3 + len(blob) // 2]
 
 
 def test_sixteen_extents_in_one_message(volumes, client):
