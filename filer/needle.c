@@ -343,6 +343,25 @@ static bool has_volume_key(const struct needle_http *n)
 	return n->tokens && token_has_volume_key(n->tokens);
 }
 
+int needle_http_token(struct needle_http *n, const struct fid *fid, struct deadline d, char *buf,
+		      size_t buf_bytes)
+{
+	char token[TOKEN_MAX] = "";
+	int err = 0;
+
+	if (has_volume_key(n))
+		err = token_for_fid(n->tokens, fid, token);
+	else if (!token_recall(n, fid, token))
+		err = token_fetch(n, fid, d, token);
+	if (err)
+		return err;
+	size_t len = strlen(token);
+	if (len >= buf_bytes)
+		return -EMSGSIZE;
+	memcpy(buf, token, len + 1);
+	return 0;
+}
+
 /* "" where nothing is known that asks for one. */
 static int first_token(struct needle_http *n, const struct fid *fid, struct deadline d,
 		       char token[TOKEN_MAX])

@@ -19,6 +19,11 @@ int needle_http_new(struct http_pool *http, struct token_source *tokens, struct 
 		    struct filer *filer, struct needle_http **ret);
 void needle_http_free(struct needle_http *n);
 
+/* A token for reading one needle: signed with the volume read key, else asked of a master and used for a
+ * while. Returns 0, -EACCES: neither is there, or as the network says. */
+int needle_http_token(struct needle_http *n, const struct fid *fid, struct deadline d, char *buf,
+		      size_t buf_bytes);
+
 /* `GET http://volume-server/<fid>?readDeleted=true`, per server. */
 struct source needle_http_source(struct needle_http *n);
 

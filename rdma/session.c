@@ -159,10 +159,11 @@ static uint64_t extent_bytes(const struct client_extent *e)
 	return bytes;
 }
 
-static int encode_read(struct client_session *s, const struct slot *slot, size_t *ret_len)
+static int send_read(struct client_session *s, const struct slot *slot)
 {
 	const struct wire_header h = { .version = WIRE_VERSION, .xid = slot->xid };
 	struct wire_read m;
+	size_t len;
 
 	m.n_extents = slot->n_extents;
 	m.n_completes = 0;
@@ -179,7 +180,8 @@ static int encode_read(struct client_session *s, const struct slot *slot, size_t
 			.token_len = e->token_len,
 		};
 	}
-	return wire_encode_read(s->tx, sizeof(s->tx), h, &m, ret_len);
+	int err = wire_encode_read(s->tx, sizeof(s->tx), h, &m, &len);
+	return err ? err : s->transport->send(s->connection, s->tx, len, slot->deadline);
 }
 
 static int send_bare(struct client_session *s, enum wire_type type, uint64_t xid, struct deadline d)
@@ -218,22 +220,16 @@ static bool may_send(const struct client_session *s, const struct slot *slot)
 /* QUEUED -> SENT or FAILED. Lets go of the lock for a while. */
 static void request_send(struct client_session *s, struct slot *slot)
 {
-	size_t len = 0;
-
 	s->sender = slot;
 	slot->state = REQUEST_SENT;
 	if (!slot->ping)
 		s->credits--;
 	pthread_mutex_unlock(&s->lock);
-	int unsent = slot->ping ? 0 : encode_read(s, slot, &len);
-	int err = unsent;
-	if (!err && slot->ping)
-		err = send_bare(s, WIRE_PING, slot->xid, slot->deadline);
-	else if (!err)
-		err = s->transport->send(s->connection, s->tx, len, slot->deadline);
+	int err = slot->ping ? send_bare(s, WIRE_PING, slot->xid, slot->deadline)
+			     : send_read(s, slot);
 	pthread_mutex_lock(&s->lock);
-	if (unsent)
-		add_credits(s, 1);
+	if (err == -EMSGSIZE)
+		add_credits(s, 1); /* nothing was sent */
 	else if (err)
 		fail_session(s, err);
 	leave_sending(s, slot->deadline);
@@ -333,22 +329,12 @@ static int take_whole(struct client_session *s, struct client_extent *e,
 	return 0;
 }
 
-static bool all_ok(const struct wire_read_reply *reply)
-{
-	for (size_t i = 0; i < reply->n_results; i++)
-		if (reply->results[i].status != WIRE_OK)
-			return false;
-	return true;
-}
-
 /* sink_buf: SINK_BYTES, where there is a sink. */
 static int take_answer(struct client_session *s, struct slot *slot, uint8_t *sink_buf)
 {
 	const struct wire_read_reply *reply = &s->reply;
 	int err = 0;
 
-	if (!all_ok(reply))
-		s->transport->settle(s->connection); /* the data is not where the hint put it */
 	for (size_t i = 0; i < slot->n_extents && !err; i++) {
 		struct client_extent *e = &slot->extents[i];
 		const struct wire_result *r = &reply->results[i];
@@ -468,6 +454,7 @@ static bool make_hint(struct client_session *s, struct slot *slot, struct read_b
 		.message_bytes = WIRE_HEADER_BYTES + WIRE_REPLY_BYTES +
 				 slot->n_extents * WIRE_RESULT_BYTES,
 	};
+	/* With several, one that is refused would move the data of those behind it. */
 	if (slot->n_extents == 1) {
 		ret->bufs = e->sink ? sink_buf : e->bufs;
 		ret->n_bufs = e->sink ? 1 : e->n_bufs;

@@ -635,6 +635,37 @@ static void test_no_master_to_ask_for_a_token_is_no_access(void **state)
 	assert_int_equal(scripted_server_requests(s), 1);
 }
 
+static void test_masters_token_is_given_to_others_too(void **state)
+{
+	struct world *w = *state;
+	struct scripted_server *m = open_master(w);
+	char token[64];
+
+	open_needles(w);
+	for (int i = 0; i < 2; i++) {
+		memset(token, 0, sizeof(token));
+		assert_int_equal(needle_http_token(w->needles, &fid, deadline_in_ms(BUDGET_MS),
+						   token, sizeof(token)),
+				 0);
+		assert_string_equal(token, "aa.bb.cc");
+	}
+	assert_int_equal(scripted_server_requests(m), 1);
+	assert_int_equal(needle_http_token(w->needles, &fid, deadline_in_ms(BUDGET_MS), token,
+					   sizeof("aa.bb.c")),
+			 -EMSGSIZE);
+}
+
+static void test_no_master_gives_no_token_to_others(void **state)
+{
+	struct world *w = *state;
+	char token[64];
+
+	open_needles(w);
+	assert_int_equal(needle_http_token(w->needles, &fid, deadline_in_ms(BUDGET_MS), token,
+					   sizeof(token)),
+			 -EACCES);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, make, drop)
 
 int main(void)
@@ -672,6 +703,8 @@ int main(void)
 		TEST(test_server_that_wants_a_token_gets_the_masters),
 		TEST(test_token_that_is_refused_is_asked_for_once_more_only),
 		TEST(test_no_master_to_ask_for_a_token_is_no_access),
+		TEST(test_masters_token_is_given_to_others_too),
+		TEST(test_no_master_gives_no_token_to_others),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -482,6 +482,21 @@ static void many_threads_use_several_connections(void **state)
 	assert_in_range(scripted_agent_connections(w->agent), 1, CLIENT_CONNECTIONS_MAX);
 }
 
+static void a_restart_costs_one_read_one_retry_however_many_connections(void **state)
+{
+	struct world *w = *state;
+	struct deadline d = deadline_in_ms(BUDGET_MS);
+
+	start(w, &good);
+	while (stats_of(w).connections < 2) {
+		assert_false(deadline_passed(d));
+		assert_all_read(w, READS_EACH);
+	}
+	stop_agent(w);
+	start(w, &good);
+	assert_int_equal(read_range(w, 0, 4096), 0);
+}
+
 static void closes_what_has_been_idle(void **state)
 {
 	struct world *w = *state;
@@ -607,6 +622,7 @@ int main(void)
 		TEST(all_first_readers_wait_for_the_first_try),
 		TEST(makes_no_more_connections_than_allowed),
 		TEST(many_threads_use_several_connections),
+		TEST(a_restart_costs_one_read_one_retry_however_many_connections),
 		TEST(closes_what_has_been_idle),
 		TEST(pings_notice_that_an_idle_connection_is_dead),
 		TEST(signs_the_connection_with_the_volume_key),

@@ -219,28 +219,38 @@ static void reads_several_extents_at_once(void **state)
 	assert_int_equal(scripted_agent_reads(w->agent), 1);
 }
 
-static void a_missing_extent_does_not_touch_the_others(void **state)
+/* No data is sent for the missing one. */
+static void assert_only_missing(struct world *w, size_t missing)
 {
-	struct world *w = *state;
 	struct client_extent e[3];
 	struct read_buf bufs[3];
 
-	open_faulty(w, AGENT_SECOND_NOT_FOUND);
+	memset(w->memory, CANARY, MEMORY_BYTES);
 	for (size_t i = 0; i < 3; i++) {
 		bufs[i] = (struct read_buf){ .ptr = w->memory + i * 100, .len = 100 };
 		e[i] = (struct client_extent){
 			.fid = needle, .offset = i, .bufs = &bufs[i], .n_bufs = 1
 		};
 	}
-	/* The made-up answer has data for three, of which the second is not sent. */
 	assert_int_equal(client_session_read(w->session, e, 3, deadline_in_ms(BUDGET_MS)), 0);
-	assert_int_equal(e[0].err, 0);
-	assert_int_equal(e[1].err, -ENOENT);
-	assert_int_equal(e[1].got, 0);
-	assert_int_equal(e[2].err, 0);
-	assert_bytes(&needle, 0, bufs[0].ptr, 100);
-	assert_int_equal(bufs[1].ptr[0], CANARY);
-	assert_bytes(&needle, 2, bufs[2].ptr, 100);
+	for (size_t i = 0; i < 3; i++) {
+		assert_int_equal(e[i].err, i == missing ? -ENOENT : 0);
+		assert_int_equal(e[i].got, i == missing ? 0 : 100);
+		if (i == missing)
+			assert_int_equal(bufs[i].ptr[0], CANARY);
+		else
+			assert_bytes(&needle, i, bufs[i].ptr, 100);
+	}
+}
+
+static void a_missing_extent_does_not_touch_the_others(void **state)
+{
+	struct world *w = *state;
+
+	open_faulty(w, AGENT_NOT_FOUND); /* the first */
+	assert_only_missing(w, 0);
+	scripted_agent_set_fault(w->agent, AGENT_SECOND_NOT_FOUND);
+	assert_only_missing(w, 1);
 }
 
 static void reads_a_whole_needle_of_unknown_length(void **state)
@@ -602,6 +612,44 @@ static void waits_for_credits_that_come_late(void **state)
 	assert_all_read(w, 2);
 }
 
+static void a_credit_that_comes_while_another_waits_lets_the_next_go(void **state)
+{
+	struct world *w = *state;
+	struct agent_script script = good;
+	struct reader readers[2];
+
+	script.credits = 1;
+	script.late_credits_ms = 100;
+	script.hold = 2;
+	open_session(w, &script);
+	run_readers(w, readers, 2, 1, ANSWER_MS);
+	assert_int_equal(readers[0].err, 0);
+	assert_int_equal(readers[1].err, 0);
+}
+
+static void a_message_that_is_too_long_costs_no_credit(void **state)
+{
+	static const char token[WIRE_TOKEN_BYTES_MAX];
+	struct world *w = *state;
+	struct agent_script script = good;
+	struct client_extent e[WIRE_EXTENTS_MAX];
+	struct read_buf buf = { .ptr = w->memory, .len = 1 };
+
+	script.credits = 1;
+	open_session(w, &script);
+	for (size_t i = 0; i < WIRE_EXTENTS_MAX; i++)
+		e[i] = (struct client_extent){ .fid = needle,
+					       .bufs = &buf,
+					       .n_bufs = 1,
+					       .token = token,
+					       .token_len = sizeof(token) };
+	assert_int_equal(
+		client_session_read(w->session, e, WIRE_EXTENTS_MAX, deadline_in_ms(BUDGET_MS)),
+		-EMSGSIZE);
+	assert_int_equal(e[0].err, -EMSGSIZE);
+	assert_int_equal(read_range(w, 0, 100), 0);
+}
+
 static void gives_up_waiting_for_credits_and_stays_well(void **state)
 {
 	struct world *w = *state;
@@ -675,6 +723,8 @@ int main(void)
 		TEST(answers_may_come_in_any_order),
 		TEST(credits_bound_what_is_under_way),
 		TEST(waits_for_credits_that_come_late),
+		TEST(a_credit_that_comes_while_another_waits_lets_the_next_go),
+		TEST(a_message_that_is_too_long_costs_no_credit),
 		TEST(gives_up_waiting_for_credits_and_stays_well),
 		TEST(a_dying_agent_fails_all_reads_at_once),
 	};

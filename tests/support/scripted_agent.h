@@ -39,7 +39,7 @@ enum agent_fault {
 	AGENT_PINGS_FIRST, /* waits for the pong, then answers */
 	AGENT_PINGS_ALWAYS, /* and never answers */
 	AGENT_FLIPS_A_BIT, /* of the data, not of the checksum */
-	AGENT_NOT_FOUND,
+	AGENT_NOT_FOUND, /* the first extent */
 	AGENT_BUSY,
 	AGENT_SECOND_NOT_FOUND, /* the second extent of every read */
 };
