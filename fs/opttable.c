@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "fs/optvalue.h"
 
@@ -52,6 +53,26 @@ static int store_string(const char *text, char **field)
 	return 0;
 }
 
+int opt_store_path(const char *text, char **field)
+{
+	char *path, *cwd = NULL;
+
+	if (!*text)
+		return -EINVAL;
+	if (text[0] != '/') {
+		cwd = getcwd(NULL, 0);
+		if (!cwd)
+			return -errno;
+	}
+	int n = asprintf(&path, "%s%s%s", cwd ? cwd : "", cwd ? "/" : "", text);
+	free(cwd);
+	if (n < 0)
+		return -ENOMEM;
+	free(*field);
+	*field = path;
+	return 0;
+}
+
 /* text is NULL where no value is taken. */
 static int store(const struct opt *opt, const char *text, void *target)
 {
@@ -70,6 +91,8 @@ static int store(const struct opt *opt, const char *text, void *target)
 		return store_number(opt, text, field);
 	case OPT_STRING:
 		return store_string(text, field);
+	case OPT_PATH:
+		return opt_store_path(text, field);
 	case OPT_OTHER:
 		return opt->store(text, target);
 	}

@@ -14,13 +14,14 @@ enum opt_kind {
 	OPT_BYTES, /* uint64_t, K M G T suffixes */
 	OPT_MILLISECONDS, /* unsigned in ms, given in seconds */
 	OPT_STRING, /* char *, owned, not empty */
+	OPT_PATH, /* likewise, made absolute: a daemon changes its directory */
 	OPT_OTHER, /* store() knows */
 };
 
 struct opt {
-	char letter; /* 0: none */
 	const char *name;
 	const char *value; /* what --help shows, NULL where none is taken */
+	char letter; /* 0: none */
 	enum opt_kind kind;
 	size_t offset; /* in the target */
 	double min, max; /* numbers, in the unit that is stored */
@@ -35,6 +36,9 @@ struct opt_table {
 	const struct opt *rows; /* the order is that of --help */
 	size_t n;
 };
+
+/* *field = text, made absolute. Returns 0, -EINVAL or -ENOMEM, or why there is no working directory. */
+int opt_store_path(const char *text, char **field);
 
 /* Stores the defaults. Returns 0 or what store() returned. */
 int opt_defaults(const struct opt_table *t, void *target);
