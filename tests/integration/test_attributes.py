@@ -204,6 +204,23 @@ def test_uid_map_shows_the_local_owner(ours, cluster, mount_kelpfs):
     assert os.stat(path / "file").st_uid == 4242
 
 
+@require_root
+def test_gid_map_shows_the_local_group_and_leaves_others_alone(ours, cluster, mount_kelpfs):
+    path = mount_kelpfs(cluster, options=["map_gid=4343:4000000000", "map_uid=4242:12345"]).path / DIRECTORY.lstrip("/")
+    owned, other = os.stat(path / "owned"), os.stat(path / "file")
+    assert (owned.st_uid, owned.st_gid) == (4242, 4343)
+    assert (other.st_uid, other.st_gid) == (os.stat(ours / "file").st_uid, os.stat(ours / "file").st_gid)
+
+
+def test_inode_numbers_are_the_filers_to_the_last_bit(ours, corpus):
+    """Also those that no double can hold."""
+    names = [name for name in os.listdir(ours) if "inode" not in name]
+    numbers = {name: corpus.http.entry(f"{DIRECTORY}/{name}")["Inode"] for name in names}
+    numbers["inode-above-2-53"] = (1 << 60) + 1
+    assert sum(number > 1 << 53 for number in numbers.values()) > 10
+    assert {name: os.lstat(ours / name).st_ino for name in numbers} == numbers
+
+
 def test_hard_links_share_number_and_count(ours):
     stats = [os.stat(ours / name) for name in ("hard1", "hard2", "directory/hard3")]
     assert len({s.st_ino for s in stats}) == 1

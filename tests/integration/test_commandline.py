@@ -1,5 +1,6 @@
 """The command line: what is wrong is said in one clear line, with an exit status that is not 0."""
 
+import errno
 import http.server
 import os
 import re
@@ -213,6 +214,20 @@ def test_sigkill_leaves_nothing_that_a_new_mount_trips_over(cluster, content, mo
     mounts.unmount(mountpoint)
     again = mount_kelpfs(cluster, mountpoint=mountpoint)
     assert (again.path / "commandline/sub/file").read_bytes() == b"content"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take a dead mount away without fusermount3")
+def test_new_mount_takes_the_place_of_a_killed_one(cluster, content, mountpoint, work_dir):
+    killed = mounts.KelpMount(cluster.filer, mountpoint, work_dir, name="replaced")
+    killed.process.kill(signal.SIGKILL)
+    with pytest.raises(OSError) as error:
+        os.listdir(mountpoint)
+    assert error.value.errno == errno.ENOTCONN
+    result = kelpfs(cluster.filer, mountpoint)
+    assert result.returncode == 0, result
+    assert (mountpoint / "commandline/sub/file").read_bytes() == b"content"
+    assert mounts.unmount(mountpoint).returncode == 0
+    ended(mountpoint)
 
 
 def test_unmount_while_a_file_is_open_is_refused_as_busy(cluster, content, mount_kelpfs):

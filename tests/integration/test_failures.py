@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import socket
 import threading
 import time
 
@@ -260,6 +261,65 @@ def test_next_filer_is_used_when_the_first_is_not_there(single, mount_kelpfs):
     nobody = f"{weed.HOST}:{weed.free_port()}"
     mount = mount_kelpfs(f"{nobody},{single.filer}")
     assert (mount.path / "f/small").read_bytes() == b"small"
+
+
+def test_filer_that_dies_under_the_mount_is_replaced_by_the_next(make_cluster, mount_kelpfs):
+    """Two filers that keep each other's entries; both need not be there."""
+    cluster = make_cluster("two-filers")
+    second = f"{weed.HOST}:{cluster.add_filer('filer2', group='')}"
+    wire.Http(cluster.filer_port).put("/both/old", b"old")
+    other = wire.Http(int(second.rsplit(":", 1)[1]))
+    weed.wait_until(lambda: other.request("GET", "/both/old", expect=(200, 404)).status == 200, "the filers to agree")
+    path = mount_kelpfs(f"{cluster.filer},{second}").path / "both"
+    assert (path / "old").read_bytes() == b"old"
+    cluster.kill("filer")
+    other.put("/both/new", b"new")
+    start = time.monotonic()
+    assert (path / "new").read_bytes() == b"new"
+    assert sorted(os.listdir(path)) == ["new", "old"]
+    assert time.monotonic() - start < 2
+
+
+@pytest.fixture(scope="module")
+def _narrow(make_cluster):
+    return Servers(make_cluster("narrow", volume_options=["-concurrentDownloadLimitMB=1",
+                                                          "-inflightDownloadDataTimeout=100ms"]))
+
+
+@pytest.fixture
+def busy(_narrow):
+    """A volume server that answers 429 to everyone, because of a client that asked for much and takes
+    nothing, until that client is closed."""
+    _narrow.http.put("/busy/large", doors.noise(16 * MIB, "large"), "maxMB=32")
+    _narrow.http.put("/busy/small", DATA[:100000])
+    large, small = chunk_ids(_narrow.http, "/busy/large")[0], chunk_ids(_narrow.http, "/busy/small")[0]
+    volume = wire.Http(_narrow.cluster.volume_ports[0])
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((weed.HOST, _narrow.cluster.volume_ports[0]))
+        client.sendall(f"GET /{large} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        weed.wait_until(lambda: volume.request("GET", "/" + small, expect=(200, 429)).status == 429,
+                        "the volume server to be busy")
+        yield _narrow, client
+
+
+def test_read_waits_for_a_volume_server_that_is_too_busy(busy, mount_kelpfs):
+    servers, client = busy
+    path = mount_kelpfs(servers.cluster).path / "busy/small"
+    timer = threading.Timer(2, client.close)
+    start = time.monotonic()
+    timer.start()
+    try:
+        assert path.read_bytes() == DATA[:100000]
+    finally:
+        timer.join()
+    assert 1.5 < time.monotonic() - start < 5
+
+
+def test_read_of_a_volume_server_that_stays_too_busy_fails_within_the_bound(busy, mount_kelpfs):
+    servers, _ = busy
+    path = mount_kelpfs(servers.cluster, options=["timeout=3"]).path / "busy/small"
+    fails_within(path.read_bytes, 4.5, [errno.EIO, errno.ETIMEDOUT])
 
 
 def test_filer_proxy_serves_when_volume_servers_must_not_be_asked(single, mount_kelpfs):

@@ -203,10 +203,11 @@ class Cluster:
         command = [weed_binary(), args[0], f"-ip={HOST}", f"-ip.bind={HOST}", *args[1:]]
         self.processes[name] = Process(name, command, self.work_dir, self.env)
 
-    def add_filer(self, name, *options):
-        """A further filer with a namespace of its own; returns its port."""
+    def add_filer(self, name, *options, group=None):
+        """A further filer; returns its port. Filers of one group keep each other's entries; by default
+        it is alone in its own."""
         port = free_port()
-        self._add_filer(name, port, f"-filerGroup={name}", *options)
+        self._add_filer(name, port, f"-filerGroup={name if group is None else group}", *options)
         self.wait_filer(port, name)
         return port
 
