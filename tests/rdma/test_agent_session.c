@@ -151,8 +151,8 @@ static void write_volume(struct world *w)
 	char *pairs = malloc(40000);
 	struct record_shape shape = { .data = w->large,
 				      .len = LARGE_BYTES,
-				      .flags = RECORD_NAME | RECORD_MIME | RECORD_LAST_MODIFIED |
-					       RECORD_PAIRS,
+				      .flags = RECORD_GZIP | RECORD_NAME | RECORD_MIME |
+					       RECORD_LAST_MODIFIED | RECORD_PAIRS,
 				      .name = "n",
 				      .mime = "m",
 				      .pairs = pairs,
@@ -245,6 +245,21 @@ static void lose(struct world *w)
 	*c = (struct connection){ 0 };
 }
 
+/* A needle that stays pinned keeps its volume open. */
+static bool is_open(const char *path)
+{
+	char link[64], target[256];
+
+	for (int fd = 0; fd < 1024; fd++) {
+		snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+		ssize_t n = readlink(link, target, sizeof(target) - 1);
+		target[n > 0 ? n : 0] = '\0';
+		if (strcmp(target, path) == 0)
+			return true;
+	}
+	return false;
+}
+
 static int drop(void **state)
 {
 	struct world *w = *state;
@@ -254,6 +269,7 @@ static int drop(void **state)
 	token_source_free(w->tokens);
 	store_close(w->store);
 	volume_files_free(w->volume);
+	assert_false(is_open(w->dat));
 	unlink(w->dat);
 	unlink(w->idx);
 	rmdir(w->dir);
@@ -591,6 +607,7 @@ static void test_long_fields_behind_the_data_are_read_too(void **state)
 	struct wire_result r = read_one(w, extent(LONG_TAIL, 0, 0));
 	assert_int_equal(r.status, WIRE_OK);
 	assert_int_equal(r.crc32c, crc32c(0, w->large, LARGE_BYTES));
+	assert_int_equal(r.flags, WIRE_RESULT_GZIP | WIRE_RESULT_CRC_WHOLE);
 	assert_int_equal(read_one(w, extent(LONG_TAIL, 100, 200)).length, 200);
 }
 
@@ -789,6 +806,9 @@ static void test_connection_that_waits_for_an_answer_is_not_idle(void **state)
 	w->connection.hold = true;
 	send_read(w, 1, &e, 1);
 	session_tick(w->connection.session, now_ms() + 10 * IDLE_MS);
+	assert_true(session_wants(w->connection.session));
+	release_held(&w->connection);
+	session_tick(w->connection.session, now_ms() + 10 * IDLE_MS + IDLE_MS / 2);
 	assert_true(session_wants(w->connection.session));
 }
 
