@@ -115,12 +115,19 @@ static int open_locator(const struct options *o, struct cluster *c)
 	return locator_new(c->http, &cfg, &c->locator);
 }
 
+/* Where an agent wants a token for every needle and we have no key, the master gives one. */
+static int token_for_needle(void *needles, const struct fid *fid, struct deadline d, char *buf,
+			    size_t bytes)
+{
+	return needle_http_token(needles, fid, d, buf, bytes);
+}
+
 static int open_agents(const struct options *o, struct cluster *c)
 {
 	struct client_config cfg = {
 		.transport = &client_tcp,
 		.port = (uint16_t)o->agent_port,
-		.extent_token = needle_http_token,
+		.extent_token = token_for_needle,
 		.arg = c->needles,
 		.tokens = c->tokens,
 		.required = o->agent == AGENT_REQUIRE,
