@@ -75,6 +75,11 @@ class Mount:
         text = Path(f"/proc/{self.pid}/status").read_text()
         return int(re.search(rf"^{field}:\s+(\d+)", text, re.MULTILINE)[1])
 
+    def bytes_written(self):
+        """What it has told the kernel, for the most part."""
+        text = Path(f"/proc/{self.pid}/io").read_text()
+        return int(re.search(r"^wchar: (\d+)", text, re.MULTILINE)[1])
+
     def unmount(self):
         """Returns the exit status."""
         if weed.mounted(self.path):
@@ -88,8 +93,9 @@ class Mount:
 
 
 class KelpMount(Mount):
-    def __init__(self, source, mountpoint, work_dir, options=(), name="kelpfs", arguments=(), env=None):
-        command = [kelpfs_binary(), source, mountpoint, "-f", *arguments]
+    def __init__(self, source, mountpoint, work_dir, options=(), name="kelpfs", arguments=(), env=None, under=()):
+        """under: a program that runs it, with its arguments."""
+        command = [*under, kelpfs_binary(), source, mountpoint, "-f", *arguments]
         for option in options:
             command += ["-o", option]
         super().__init__(name, command, mountpoint, work_dir, env or command_env())
