@@ -36,6 +36,8 @@ struct bench {
 	struct bench_needle *needles;
 	size_t n_needles;
 	size_t n_points, point; /* for the progress */
+	uint64_t errors; /* of all points */
+	char first_error[256];
 };
 
 /* One combination. */
@@ -419,10 +421,9 @@ static bool table_wanted(const struct ctl_options *o)
 }
 
 /* p is filled in but for its results. One at which nothing could be read ends the benchmark. */
-static int measure_point(struct point *p, cJSON *points, char *message, size_t bytes)
+static int measure_point(struct bench *b, struct point *p, cJSON *points, char *message,
+			 size_t bytes)
 {
-	const struct bench *b = p->bench;
-
 	for (size_t i = 0; i < b->n_needles; i++)
 		if (b->needles[i].len >= p->size)
 			p->needles[p->n_needles++] = &b->needles[i];
@@ -434,9 +435,10 @@ static int measure_point(struct point *p, cJSON *points, char *message, size_t b
 					   ctl_read_error(p->way, p->error))
 				: ctl_fail(-ETIMEDOUT, message, bytes,
 					   "no read ended in that time (--seconds)");
-	if (p->error)
-		fprintf(stderr, "kelpctl: %" PRIu64 " reads failed, the first: %s: %s\n", p->errors,
-			p->place, ctl_read_error(p->way, p->error));
+	if (p->error && !b->errors)
+		ctl_fail(p->error, b->first_error, sizeof(b->first_error), "%s: %s", p->place,
+			 ctl_read_error(p->way, p->error));
+	b->errors += p->errors;
 	if (table_wanted(b->options))
 		print_point(p);
 	cJSON_AddItemToArray(points, point_json(p));
@@ -459,7 +461,7 @@ static int run_one(struct bench *b, const struct ctl_way *way, uint64_t size, si
 	p->needles = needles;
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->changed, NULL);
-	int err = measure_point(p, points, message, bytes);
+	int err = measure_point(b, p, points, message, bytes);
 	pthread_cond_destroy(&p->changed);
 	pthread_mutex_destroy(&p->lock);
 	return err;
@@ -519,8 +521,6 @@ static int write_json(const struct bench *b, FILE *out, cJSON *points, char *mes
 	ctl_json_u64(json, "needles", b->n_needles);
 	cJSON_AddItemToObject(json, "points", points);
 	int err = ctl_json_print(out, json);
-	if (out != stdout && fclose(out) != 0 && !err)
-		err = -errno;
 	return err ? ctl_fail(err, message, bytes, "%s: %s", b->options->json_file, strerror(-err))
 		   : 0;
 }
@@ -540,10 +540,14 @@ static int bench(struct bench *b, char *message, size_t bytes)
 	cJSON *points = cJSON_CreateArray();
 	err = run_all(b, points, message, bytes);
 	if (out && !err)
-		return write_json(b, out, points, message, bytes);
-	if (out && out != stdout)
-		fclose(out);
-	cJSON_Delete(points);
+		err = write_json(b, out, points, message, bytes);
+	else
+		cJSON_Delete(points);
+	if (out && out != stdout && fclose(out) != 0 && !err)
+		err = ctl_fail(-errno, message, bytes, "%s: %s", o->json_file, strerror(errno));
+	if (!err && b->errors)
+		err = ctl_fail(-EIO, message, bytes, "%" PRIu64 " reads failed, the first: %s",
+			       b->errors, b->first_error);
 	return err;
 }
 

@@ -377,7 +377,7 @@ static int parse(int argc, char *const argv[], const char **args, struct ctl_opt
 				"a command is needed (kelpctl --help lists the commands)");
 	const struct command *c = &commands[o->command];
 	if (n_args < c->args_min || n_args > c->args_max)
-		return opt_fail(message, bytes, "%s: too %s arguments\nusage: kelpctl %s %s",
+		return opt_fail(message, bytes, "%s: too %s arguments (usage: kelpctl %s %s)",
 				c->name, n_args < c->args_min ? "few" : "many", c->name,
 				c->arguments);
 	err = parse_arguments(args, n_args, o, message, bytes);
