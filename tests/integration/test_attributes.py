@@ -1,7 +1,7 @@
 """What stat, readlink, listxattr and readdir say: as it was written, and as weed mount says it.
 
-INTENDED_DIFFERENCES are the only places where kelpfs and weed mount may differ; docs/ lists them
-with their reasons.
+INTENDED_DIFFERENCES are the only places where kelpfs and weed mount may differ; docs/differences.md
+lists them with their reasons.
 """
 
 import errno
@@ -12,6 +12,7 @@ import subprocess
 import pytest
 
 import corpus as doors
+import mounts
 import weed
 import wire
 
@@ -157,6 +158,11 @@ def test_attributes_are_those_of_weed_mount(ours, theirs):
 @pytest.mark.parametrize("name, field", [(n, f) for n, fields in INTENDED_DIFFERENCES.items() for f in fields])
 def test_intended_difference_is_there(ours, theirs, name, field):
     assert attributes(ours / name).get(field) != attributes(theirs / name).get(field)
+
+
+@pytest.mark.parametrize("name", INTENDED_DIFFERENCES)
+def test_intended_difference_is_documented(name):
+    assert f"`{name}`" in (mounts.REPO / "docs/differences.md").read_text()
 
 
 @pytest.mark.parametrize("name, mode", [("mode4755", 0o104755), ("mode2755", 0o102755), ("mode6711", 0o106711),
