@@ -2,10 +2,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "filer/entry_build.h"
 #include "filer/filer_client.h"
 #include "filer/json.h"
 #include "filer/listscan.h"
-#include "filer/entry_build.h"
 
 /* The filer compares the whole header: nothing else gives JSON. */
 #define LIST_ACCEPT "application/json"
