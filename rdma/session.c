@@ -32,15 +32,29 @@ _Static_assert(CLIENT_SESSION_SLOTS_MAX == 64, "a bit for every slot");
 
 /*   FREE -> QUEUED (wants to be sent; needs a credit and the sender's role)
  *        -> SENT (its answer is to come)
- *        -> ANSWERED (it leads, and its answer's data is next in the stream)
+ *        -> ANSWERED (it leads, and its answer's data is next in the stream, or in the message)
+ *        -> PULLING (what was leased is being read) -> PULLED (it is all there, to be checked)
  *        -> DONE, or FAILED from any -> FREE */
 enum request_state {
 	REQUEST_FREE,
 	REQUEST_QUEUED,
 	REQUEST_SENT,
 	REQUEST_ANSWERED,
+	REQUEST_PULLING,
+	REQUEST_PULLED,
 	REQUEST_DONE,
 	REQUEST_FAILED,
+};
+
+/* Leases of one answer, and what they are to be checked against. On the stack of the caller. */
+struct pulling {
+	size_t left; /* pulls that are not over; the session's lock, once PULLING */
+	size_t n;
+	struct {
+		struct client_extent *extent;
+		struct wire_result result;
+		struct read_buf whole; /* memory for a sink's bytes */
+	} leases[WIRE_EXTENTS_MAX];
 };
 
 /* One request. What its caller gave belongs to the caller's thread; the rest to the session's lock. */
@@ -51,6 +65,7 @@ struct slot {
 	bool ping;
 	struct client_extent *extents;
 	size_t n_extents;
+	struct pulling *pulling; /* NULL for a ping */
 	struct deadline deadline;
 	pthread_cond_t wake; /* with the session's lock */
 };
@@ -59,6 +74,7 @@ struct client_session {
 	const struct client_transport *transport; /* immutable */
 	struct client_connection *connection; /* immutable */
 	int64_t answer_ms; /* immutable */
+	uint64_t staging_bytes_max; /* immutable: what the agent may lease at once */
 
 	pthread_mutex_t lock; /* protects all below but where it says else; innermost */
 	int err; /* the connection is of no more use: why */
@@ -71,7 +87,13 @@ struct client_session {
 	uint64_t used; /* bit i: slot i is not FREE */
 	struct slot slots[CLIENT_SESSION_SLOTS_MAX];
 
+	size_t n_completes; /* leases to be given back with the next read */
+	uint64_t completes[WIRE_COMPLETES_MAX];
+
+	size_t n_sending; /* the sender's: completes in its message */
+	uint64_t sending[WIRE_COMPLETES_MAX];
 	struct wire_read_reply reply; /* the leader's: of the last answer */
+	const uint8_t *inline_at; /* likewise: where its data is in the message */
 	uint8_t tx[WIRE_MESSAGE_BYTES_MAX]; /* the sender's */
 };
 
@@ -121,8 +143,10 @@ static void give_lead(struct client_session *s, struct slot *slot)
 
 static void pass_lead_on(struct client_session *s)
 {
-	struct slot *next = oldest(s, REQUEST_SENT);
+	struct slot *next = oldest(s, REQUEST_PULLING);
 
+	if (!next)
+		next = oldest(s, REQUEST_SENT);
 	give_lead(s, next ? next : oldest(s, REQUEST_QUEUED));
 }
 
@@ -166,7 +190,8 @@ static int send_read(struct client_session *s, const struct slot *slot)
 	size_t len;
 
 	m.n_extents = slot->n_extents;
-	m.n_completes = 0;
+	m.n_completes = s->n_sending;
+	memcpy(m.completes, s->sending, s->n_sending * sizeof(m.completes[0]));
 	for (size_t i = 0; i < slot->n_extents; i++) {
 		const struct client_extent *e = &slot->extents[i];
 
@@ -217,13 +242,22 @@ static bool may_send(const struct client_session *s, const struct slot *slot)
 	return !s->sender && (slot->ping || s->credits > 0);
 }
 
+static void take_completes(struct client_session *s)
+{
+	s->n_sending = s->n_completes;
+	memcpy(s->sending, s->completes, s->n_completes * sizeof(s->sending[0]));
+	s->n_completes = 0;
+}
+
 /* QUEUED -> SENT or FAILED. Lets go of the lock for a while. */
 static void request_send(struct client_session *s, struct slot *slot)
 {
 	s->sender = slot;
 	slot->state = REQUEST_SENT;
-	if (!slot->ping)
+	if (!slot->ping) {
 		s->credits--;
+		take_completes(s);
+	}
 	pthread_mutex_unlock(&s->lock);
 	int err = slot->ping ? send_bare(s, WIRE_PING, slot->xid, slot->deadline)
 			     : send_read(s, slot);
@@ -239,37 +273,67 @@ static void request_send(struct client_session *s, struct slot *slot)
 
 /* --- what the agent sent; by the leader, without the lock --- */
 
-/* Does the answer fit the question? */
-static bool result_fits(const struct client_extent *e, const struct wire_result *r)
-{
-	uint64_t bytes = extent_bytes(e);
-
-	if (r->status != WIRE_OK)
-		return r->status != WIRE_MALFORMED;
-	if (r->flags & WIRE_RESULT_LEASE)
-		return false; /* there is no memory of that connection to be read */
-	if (e->sink)
-		return r->length == r->needle_length;
-	return r->length == bytes && e->offset <= r->needle_length &&
-	       bytes <= r->needle_length - e->offset;
-}
-
-static bool reply_fits(const struct slot *slot, const struct wire_read_reply *reply)
-{
-	if (reply->n_results != slot->n_extents)
-		return false;
-	for (size_t i = 0; i < reply->n_results; i++)
-		if (!result_fits(&slot->extents[i], &reply->results[i]))
-			return false;
-	return true;
-}
-
 static bool has_crc(const struct client_extent *e, const struct wire_result *r)
 {
 	if (r->flags & WIRE_RESULT_CRC_RANGE)
 		return true;
 	return (r->flags & WIRE_RESULT_CRC_WHOLE) &&
 	       (e->sink || (e->offset == 0 && r->length == r->needle_length));
+}
+
+static bool streams(const struct client_session *s)
+{
+	return s->transport->capabilities & WIRE_CAP_STREAM;
+}
+
+/* Does the answer fit the question? */
+static bool result_fits(const struct client_session *s, const struct client_extent *e,
+			const struct wire_result *r)
+{
+	uint64_t bytes = extent_bytes(e);
+
+	if (r->status != WIRE_OK)
+		return r->status != WIRE_MALFORMED;
+	/* Nothing but a checksum tells that a device has read what it says it has. */
+	if (!streams(s) && r->length > 0 && !has_crc(e, r))
+		return false;
+	if ((r->flags & WIRE_RESULT_LEASE) && (!(s->transport->capabilities & WIRE_CAP_LEASE) ||
+					       r->length == 0 || r->length > s->staging_bytes_max))
+		return false;
+	if (e->sink)
+		return r->length == r->needle_length;
+	return r->length == bytes && e->offset <= r->needle_length &&
+	       bytes <= r->needle_length - e->offset;
+}
+
+/* inline_bytes: what is in the message behind the results. */
+static bool reply_fits(const struct client_session *s, const struct slot *slot,
+		       const struct wire_read_reply *reply, size_t inline_bytes)
+{
+	uint64_t expected = 0;
+
+	if (reply->n_results != slot->n_extents)
+		return false;
+	for (size_t i = 0; i < reply->n_results; i++) {
+		const struct wire_result *r = &reply->results[i];
+
+		if (!result_fits(s, &slot->extents[i], r))
+			return false;
+		if (!streams(s) && !(r->flags & WIRE_RESULT_LEASE))
+			expected += r->length;
+	}
+	return inline_bytes == expected;
+}
+
+static int take_bytes(struct client_session *s, uint8_t *p, size_t n, size_t *got,
+		      struct deadline d)
+{
+	if (streams(s))
+		return s->transport->take(s->connection, p, n, got, d);
+	memcpy(p, s->inline_at, n);
+	s->inline_at += n;
+	*got += n;
+	return 0;
 }
 
 static int take_range(struct client_session *s, struct client_extent *e,
@@ -285,7 +349,7 @@ static int take_range(struct client_session *s, struct client_extent *e,
 
 		for (size_t at = 0; at < b->len && !err; at += step) {
 			size_t n = min_u64(step, b->len - at);
-			err = s->transport->take(s->connection, b->ptr + at, n, &e->got, d);
+			err = take_bytes(s, b->ptr + at, n, &e->got, d);
 			if (!err && check)
 				crc = crc32c(crc, b->ptr + at, n);
 		}
@@ -313,7 +377,7 @@ static int take_whole(struct client_session *s, struct client_extent *e,
 
 		if (e->err && left > DRAIN_BYTES_MAX)
 			return -ECONNABORTED;
-		int err = s->transport->take(s->connection, buf, n, &got, d);
+		int err = take_bytes(s, buf, n, &got, d);
 		if (err)
 			return err;
 		left -= n;
@@ -328,6 +392,85 @@ static int take_whole(struct client_session *s, struct client_extent *e,
 		e->err = -EBADMSG;
 	return 0;
 }
+
+/* --- leases --- */
+
+/* Where a lease's bytes go: the extent's own bufs, or memory for its sink. */
+static const struct read_buf *lease_bufs(const struct client_extent *e,
+					 const struct read_buf *whole, size_t *ret_n)
+{
+	*ret_n = e->sink ? 1 : e->n_bufs;
+	return e->sink ? whole : e->bufs;
+}
+
+static int start_pull(struct client_session *s, struct slot *slot, struct client_extent *e,
+		      const struct wire_result *r)
+{
+	struct pulling *p = slot->pulling;
+	struct read_buf *whole = &p->leases[p->n].whole;
+
+	*whole = (struct read_buf){ .len = r->length };
+	if (e->sink) {
+		whole->ptr = malloc(r->length);
+		if (!whole->ptr) {
+			e->err = -ENOMEM; /* and the lease expires */
+			return 0;
+		}
+	}
+	p->leases[p->n].extent = e;
+	p->leases[p->n].result = *r;
+	p->n++;
+	struct client_lease lease = { .remote_addr = r->remote_addr,
+				      .rkey = r->rkey,
+				      .cookie = slot->xid };
+	lease.bufs = lease_bufs(e, whole, &lease.n_bufs);
+	p->left++;
+	return s->transport->pull(s->connection, &lease, slot->deadline);
+}
+
+static uint32_t crc_of(const struct read_buf *bufs, size_t n)
+{
+	uint32_t crc = 0;
+
+	for (size_t i = 0; i < n; i++)
+		crc = crc32c(crc, bufs[i].ptr, bufs[i].len);
+	return crc;
+}
+
+static void use_lease(struct client_extent *e, const struct wire_result *r,
+		      const struct read_buf *whole)
+{
+	size_t n_bufs;
+	const struct read_buf *bufs = lease_bufs(e, whole, &n_bufs);
+
+	if (!crc32c_matches(r->crc32c, crc_of(bufs, n_bufs)))
+		e->err = -EBADMSG;
+	if (!e->err && e->sink)
+		e->err = e->sink->begin(e->sink->arg, e->gzip, (int64_t)r->length);
+	if (!e->err && e->sink)
+		e->err = e->sink->push(e->sink->arg, whole->ptr, whole->len);
+	if (!e->err)
+		e->got = r->length;
+}
+
+/* PULLED -> DONE. Lets go of the lock for a while. */
+static void request_check(struct client_session *s, struct slot *slot)
+{
+	const struct pulling *p = slot->pulling;
+
+	if (s->leader == slot)
+		pass_lead_on(s);
+	/* Nobody reads the leases any more. */
+	for (size_t i = 0; i < p->n && s->n_completes < WIRE_COMPLETES_MAX; i++)
+		s->completes[s->n_completes++] = p->leases[i].result.lease_id;
+	pthread_mutex_unlock(&s->lock);
+	for (size_t i = 0; i < p->n; i++)
+		use_lease(p->leases[i].extent, &p->leases[i].result, &p->leases[i].whole);
+	pthread_mutex_lock(&s->lock);
+	request_finish(s, slot, 0);
+}
+
+/* --- answers --- */
 
 /* sink_buf: SINK_BYTES, where there is a sink. */
 static int take_answer(struct client_session *s, struct slot *slot, uint8_t *sink_buf)
@@ -345,8 +488,11 @@ static int take_answer(struct client_session *s, struct slot *slot, uint8_t *sin
 		e->begun = true;
 		e->gzip = r->flags & WIRE_RESULT_GZIP;
 		e->needle_bytes = r->needle_length;
-		err = e->sink ? take_whole(s, e, r, sink_buf, slot->deadline)
-			      : take_range(s, e, r, slot->deadline);
+		if (r->flags & WIRE_RESULT_LEASE)
+			err = start_pull(s, slot, e, r);
+		else
+			err = e->sink ? take_whole(s, e, r, sink_buf, slot->deadline)
+				      : take_range(s, e, r, slot->deadline);
 		if (err && !e->err)
 			e->err = err;
 	}
@@ -356,17 +502,17 @@ static int take_answer(struct client_session *s, struct slot *slot, uint8_t *sin
 
 /* --- messages; by the leader, with the lock --- */
 
-static struct slot *slot_of(struct client_session *s, uint64_t xid)
+static struct slot *slot_of(struct client_session *s, uint64_t xid, enum request_state state)
 {
 	struct slot *slot = &s->slots[xid % (1 << XID_SLOT_BITS) % CLIENT_SESSION_SLOTS_MAX];
 
-	return slot->state == REQUEST_SENT && slot->xid == xid ? slot : NULL;
+	return slot->state == state && slot->xid == xid ? slot : NULL;
 }
 
 /* The answer of a request: makes that request the leader. */
 static int on_reply(struct client_session *s, const struct client_message *m)
 {
-	struct slot *slot = slot_of(s, m->header.xid);
+	struct slot *slot = slot_of(s, m->header.xid, REQUEST_SENT);
 	size_t data_at;
 
 	if (!slot || slot->ping)
@@ -374,8 +520,9 @@ static int on_reply(struct client_session *s, const struct client_message *m)
 	int err = wire_decode_read_reply(m->payload, m->header.length, &s->reply, &data_at);
 	if (err)
 		return err;
-	if (data_at != m->header.length || !reply_fits(slot, &s->reply))
+	if (!reply_fits(s, slot, &s->reply, m->header.length - data_at))
 		return -EPROTO;
+	s->inline_at = m->payload + data_at;
 	slot->state = REQUEST_ANSWERED;
 	if (s->leader != slot)
 		give_lead(s, slot);
@@ -395,7 +542,7 @@ static int on_ping(struct client_session *s, struct slot *self, uint64_t xid)
 
 static int on_pong(struct client_session *s, uint64_t xid)
 {
-	struct slot *slot = slot_of(s, xid);
+	struct slot *slot = slot_of(s, xid, REQUEST_SENT);
 
 	if (!slot || !slot->ping)
 		return -EPROTO;
@@ -415,10 +562,25 @@ static int on_goodbye(const struct client_message *m)
 	return -ECONNRESET;
 }
 
+static int on_pulled(struct client_session *s, uint64_t xid)
+{
+	struct slot *slot = slot_of(s, xid, REQUEST_PULLING);
+
+	if (!slot)
+		return -EIO;
+	if (--slot->pulling->left > 0)
+		return 0;
+	slot->state = REQUEST_PULLED;
+	pthread_cond_signal(&slot->wake);
+	return 0;
+}
+
 static int on_message(struct client_session *s, struct slot *self, const struct client_message *m)
 {
 	bool bare = m->header.length == 0;
 
+	if (m->pulled)
+		return on_pulled(s, m->cookie);
 	if (m->header.version != WIRE_VERSION)
 		return -EPROTO;
 	add_credits(s, m->header.credits);
@@ -485,17 +647,19 @@ static void request_lead(struct client_session *s, struct slot *slot, struct rea
 	} else if (err) {
 		fail_session(s, err);
 		request_finish(s, slot, err);
+	} else if (slot->state == REQUEST_PULLED) {
+		return;
 	} else if (slot->state == REQUEST_DONE) {
 		request_finish(s, slot, 0); /* a ping */
 	} else if (deadline_passed(slot->deadline) && s->leader == slot) {
 		/* Messages come, but not the one. */
-		if (slot->state == REQUEST_SENT)
+		if (slot->state != REQUEST_QUEUED)
 			fail_session(s, -ETIMEDOUT);
 		request_finish(s, slot, -ETIMEDOUT);
 	}
 }
 
-/* ANSWERED -> DONE or FAILED. Lets go of the lock for a while. */
+/* ANSWERED -> DONE, PULLING or FAILED. Lets go of the lock for a while. */
 static void request_take(struct client_session *s, struct slot *slot, uint8_t *sink_buf)
 {
 	pthread_mutex_unlock(&s->lock);
@@ -503,7 +667,11 @@ static void request_take(struct client_session *s, struct slot *slot, uint8_t *s
 	pthread_mutex_lock(&s->lock);
 	if (err)
 		fail_session(s, err);
-	request_finish(s, slot, err);
+	/* It goes on leading: what comes next may be its own. */
+	if (!err && slot->pulling->left > 0)
+		slot->state = REQUEST_PULLING;
+	else
+		request_finish(s, slot, err);
 }
 
 static void request_wait(struct client_session *s, struct slot *slot)
@@ -514,7 +682,8 @@ static void request_wait(struct client_session *s, struct slot *slot)
 		return;
 	if (slot->state == REQUEST_QUEUED) {
 		request_finish(s, slot, -ETIMEDOUT);
-	} else if (slot->state == REQUEST_SENT && s->leader != slot) {
+	} else if ((slot->state == REQUEST_SENT || slot->state == REQUEST_PULLING) &&
+		   s->leader != slot) {
 		fail_session(s, -ETIMEDOUT);
 		request_finish(s, slot, -ETIMEDOUT);
 	}
@@ -523,7 +692,8 @@ static void request_wait(struct client_session *s, struct slot *slot)
 /* Who can send as soon as the sender is done must not sit in a call of the transport. */
 static bool may_lead(const struct client_session *s, const struct slot *slot)
 {
-	return slot->state == REQUEST_SENT || (!slot->ping && s->credits == 0);
+	return slot->state == REQUEST_SENT || slot->state == REQUEST_PULLING ||
+	       (!slot->ping && s->credits == 0);
 }
 
 /* The one place where requests change their state on their own behalf: one step. */
@@ -534,6 +704,8 @@ static void request_advance(struct client_session *s, struct slot *slot, struct 
 	if (slot->state == REQUEST_ANSWERED) {
 		if (leads)
 			request_take(s, slot, sink_buf->ptr);
+	} else if (slot->state == REQUEST_PULLED) {
+		request_check(s, slot);
 	} else if (s->err) {
 		request_finish(s, slot, others_error(s));
 	} else if (slot->state == REQUEST_QUEUED && may_send(s, slot)) {
@@ -577,6 +749,7 @@ static int run(struct client_session *s, const struct slot *request, struct read
 	slot->ping = request->ping;
 	slot->extents = request->extents;
 	slot->n_extents = request->n_extents;
+	slot->pulling = request->pulling;
 	slot->deadline = request->deadline;
 	while (slot->state != REQUEST_DONE && slot->state != REQUEST_FAILED)
 		request_advance(s, slot, sink_buf);
@@ -598,12 +771,16 @@ static bool range_is_sound(const struct client_extent *e)
 int client_session_read(struct client_session *s, struct client_extent *extents, size_t n,
 			struct deadline d)
 {
-	const struct slot request = { .extents = extents, .n_extents = n, .deadline = d };
+	struct pulling pulling;
+	const struct slot request = {
+		.extents = extents, .n_extents = n, .pulling = &pulling, .deadline = d
+	};
 	CLEANUP_FREE uint8_t *sink_memory = NULL;
 	struct read_buf sink_buf = { .len = SINK_BYTES };
 
 	if (n == 0 || n > WIRE_EXTENTS_MAX)
 		return -EINVAL;
+	pulling.left = pulling.n = 0;
 	for (size_t i = 0; i < n; i++) {
 		struct client_extent *e = &extents[i];
 
@@ -621,6 +798,8 @@ int client_session_read(struct client_session *s, struct client_extent *extents,
 	}
 	sink_buf.ptr = sink_memory;
 	int err = run(s, &request, &sink_buf);
+	for (size_t i = 0; i < pulling.n; i++)
+		free(pulling.leases[i].whole.ptr);
 	for (size_t i = 0; i < n; i++)
 		if (extents[i].err == NOT_ANSWERED)
 			extents[i].err = err;
@@ -671,6 +850,7 @@ static int send_hello(struct client_session *s, const char *token, struct deadli
 		.version_min = WIRE_VERSION,
 		.version_max = WIRE_VERSION,
 		.capabilities = s->transport->capabilities,
+		.inline_bytes_max = s->transport->inline_bytes_max,
 		.token = token,
 		.token_len = token ? strlen(token) : 0,
 	};
@@ -716,6 +896,7 @@ static int receive_hello_reply(struct client_session *s, struct wire_hello_reply
 	    !(ret->capabilities & s->transport->capabilities))
 		return -EPROTO;
 	s->credits = (unsigned)min_u64(m.header.credits, CLIENT_SESSION_SLOTS_MAX);
+	s->staging_bytes_max = min_u64(ret->staging_bytes_max, WIRE_EXTENT_BYTES_MAX);
 	return 0;
 }
 

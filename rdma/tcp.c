@@ -297,6 +297,7 @@ static int tcp_receive(struct client_connection *c, const struct client_hint *hi
 		err = fill_blindly(c, WIRE_HEADER_BYTES + h.length, d);
 	if (err)
 		return err;
+	ret->pulled = false;
 	ret->header = h;
 	ret->payload = c->rx + c->rx_at + WIRE_HEADER_BYTES;
 	c->rx_at += WIRE_HEADER_BYTES + h.length;

@@ -7,6 +7,7 @@
 #ifndef KELP_RDMA_TRANSPORT_H
 #define KELP_RDMA_TRANSPORT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/socket.h>
@@ -31,8 +32,10 @@ struct client_hint {
 	size_t n_bufs;
 };
 
-/* A message that came. */
+/* A message that came, or a pull that is over. */
 struct client_message {
+	bool pulled; /* then only the cookie is set */
+	uint64_t cookie; /* of the lease */
 	struct wire_header header;
 	const uint8_t
 		*payload; /* header.length bytes, until the next receive(), take() or settle() */
@@ -42,21 +45,24 @@ struct client_message {
 struct client_lease {
 	uint64_t remote_addr;
 	uint32_t rkey;
-	struct read_buf dest; /* of the lease's length */
-	uint64_t cookie; /* comes back with the completion */
+	const struct read_buf *bufs; /* where its bytes go, in order */
+	size_t n_bufs;
+	uint64_t cookie; /* comes back when all of them are there */
 };
 
 struct client_transport {
 	/* Label of the source. */
 	const char *name;
 	uint32_t capabilities; /* enum wire_capability, for the hello */
+	uint32_t inline_bytes_max; /* of an answer's data in its message, likewise */
 
 	/* Connects by d. take() will fail with -ETIMEDOUT when no byte comes for stall_ms. Returns 0,
 	 * -ETIMEDOUT, -ECONNREFUSED, -EHOSTUNREACH or what else the network says. */
 	int (*connect)(const struct client_address *a, int64_t stall_ms, struct deadline d,
 		       struct client_connection **ret);
 
-	/* Sends one whole message by d. On failure the connection is of no more use. */
+	/* Sends one whole message by d. -EMSGSIZE: it is too long for this connection, and nothing has
+	 * happened. On any other failure the connection is of no more use. */
 	int (*send)(struct client_connection *c, const uint8_t *message, size_t len,
 		    struct deadline d);
 
@@ -76,8 +82,10 @@ struct client_transport {
 	 * aside, to come with the next take() or receive(). To be called before the bufs go away. */
 	void (*settle)(struct client_connection *c);
 
-	/* Starts to read a lease; the end of it will be told by receive(). Its destination must stay
-	 * until then, or until abort() has returned. -EOPNOTSUPP: this transport has no leases. */
+	/* Starts to read a lease; the end of it will be told by receive(), whose thread this one must be.
+	 * Its destination must stay until then, or until abort() has returned. It may wait until d for
+	 * others to end. On failure the connection is of no more use. -EOPNOTSUPP: this transport has no
+	 * leases. */
 	int (*pull)(struct client_connection *c, const struct client_lease *lease,
 		    struct deadline d);
 

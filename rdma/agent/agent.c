@@ -16,6 +16,8 @@ void agent_init(struct agent *a, const struct agent_config *cfg)
 		a->cfg.staging_bytes_max = AGENT_STAGING_BYTES;
 	if (!a->cfg.staging_connection_bytes_max)
 		a->cfg.staging_connection_bytes_max = AGENT_STAGING_CONNECTION_BYTES;
+	if (!a->cfg.lease_connection_bytes_max)
+		a->cfg.lease_connection_bytes_max = AGENT_LEASE_CONNECTION_BYTES;
 	if (!a->cfg.small_bytes_max)
 		a->cfg.small_bytes_max = AGENT_SMALL_BYTES;
 	if (!a->cfg.lease_ms)

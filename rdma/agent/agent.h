@@ -16,6 +16,8 @@
 #define AGENT_IDLE_MS (5 * 60 * 1000)
 #define AGENT_STAGING_BYTES ((size_t)64 << 20)
 #define AGENT_STAGING_CONNECTION_BYTES ((size_t)1 << 20)
+/* Where answers are leased, which have to be in memory whole; granted by demand. */
+#define AGENT_LEASE_CONNECTION_BYTES ((size_t)16 << 20)
 #define AGENT_SMALL_BYTES ((size_t)64 << 10)
 #define AGENT_CREDITS 16
 #define AGENT_LEASE_MS 5000
@@ -34,6 +36,7 @@ struct agent_config {
 	unsigned idle_ms;
 	size_t staging_bytes_max; /* of all connections together */
 	size_t staging_connection_bytes_max;
+	size_t lease_connection_bytes_max; /* likewise, over a transport that leases */
 	size_t small_bytes_max; /* answers up to this are read into memory, checked and sent whole */
 	unsigned lease_ms;
 	const char *software; /* borrowed */

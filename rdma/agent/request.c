@@ -64,15 +64,17 @@ static void lease_piece(struct piece *p, struct wire_result *result)
 {
 	struct request_host *host = p->request->host;
 	unsigned ms = host->agent->cfg.lease_ms;
+	int err = host->transport->expose(host->connection, &p->staged, p->memory, result->length);
 
-	result->lease_id = lease_begin(&host->leases, &p->staged, now_ms() + ms);
+	if (!err)
+		result->lease_id = lease_begin(&host->leases, &p->staged, now_ms() + ms);
 	if (!result->lease_id) {
 		unstage(host, &p->staged);
 		*result = (struct wire_result){ .status = WIRE_BUSY };
 		return;
 	}
 	result->flags |= WIRE_RESULT_LEASE;
-	result->remote_addr = p->staged.remote_addr + (uint64_t)(p->memory - p->staged.ptr);
+	result->remote_addr = p->staged.remote_addr;
 	result->rkey = p->staged.rkey;
 	result->lease_ms = ms;
 	p->staged.ptr = NULL;

@@ -137,7 +137,9 @@ static void describe_agent(const struct session *s, struct wire_hello_reply *m)
 	m->sessions_max = a->cfg.connections_max;
 	m->sessions_active = atomic_load_explicit(&a->active, memory_order_relaxed);
 	m->transfer_bytes_max = WIRE_EXTENT_BYTES_MAX;
-	m->staging_bytes_max = a->cfg.staging_connection_bytes_max;
+	m->staging_bytes_max = m->capabilities & WIRE_CAP_LEASE
+				       ? a->cfg.lease_connection_bytes_max
+				       : a->cfg.staging_connection_bytes_max;
 	snprintf(m->software, sizeof(m->software), "%s", a->cfg.software);
 	m->n_addresses = a->n_addresses;
 	memcpy(m->addresses, a->addresses, sizeof(m->addresses));

@@ -42,7 +42,7 @@ struct output {
 struct staged {
 	uint8_t *ptr; /* NULL: none */
 	size_t bytes;
-	uint64_t remote_addr; /* where the transport leases */
+	uint64_t remote_addr; /* of what is leased */
 	uint32_t rkey;
 	void *handle; /* the transport's */
 };
@@ -73,6 +73,9 @@ struct transport {
 	/* Memory of at least so many bytes, within the connection's share and all connections' budget.
 	 * Returns 0, -ENOBUFS (no more now) or -EMSGSIZE (never so much at once). */
 	int (*stage)(struct connection *c, size_t bytes, struct staged *ret);
+	/* Of a transport that leases: lets the client read these bytes of s and no others, until s is
+	 * unstaged. Sets remote_addr and rkey. Returns 0 or -ENOBUFS. */
+	int (*expose)(struct connection *c, struct staged *s, const uint8_t *p, size_t bytes);
 	void (*unstage)(struct connection *c, struct staged *s);
 };
 

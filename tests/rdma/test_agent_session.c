@@ -118,8 +118,16 @@ static int fake_stage(struct connection *c, size_t bytes, struct staged *ret)
 	if (!staging_take(&c->staging, bytes))
 		return -ENOBUFS;
 	c->n_staged++;
-	*ret = (struct staged){ .ptr = malloc(bytes), .bytes = bytes, .rkey = 0x1234 };
-	ret->remote_addr = (uintptr_t)ret->ptr;
+	*ret = (struct staged){ .ptr = malloc(bytes), .bytes = bytes };
+	return 0;
+}
+
+static int fake_expose(struct connection *c, struct staged *s, const uint8_t *p, size_t bytes)
+{
+	(void)c;
+	assert_true(p >= s->ptr && p + bytes <= s->ptr + s->bytes);
+	s->remote_addr = (uintptr_t)p;
+	s->rkey = 0x1234;
 	return 0;
 }
 
@@ -141,6 +149,7 @@ static const struct transport leasing = {
 	.capabilities = WIRE_CAP_INLINE | WIRE_CAP_LEASE,
 	.send = fake_send,
 	.stage = fake_stage,
+	.expose = fake_expose,
 	.unstage = fake_unstage,
 };
 

@@ -1,0 +1,628 @@
+/* The client's transport over verbs.
+ *
+ * Thread model: none of its own; see rdma/transport.h. One mutex for each connection protects its queue
+ * pair; nobody sleeps with it. Whoever waits for room to send takes completions off the queue too, and
+ * leaves what is not for him to the receiving thread.
+ *
+ * A destination that is given up must not be written to any more: abort() resets the queue pair, after
+ * which the device has let go of all work, and only then do buffers go back to where they came from. */
+#include "rdma/verbs.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "rdma/verbs_link.h"
+#include "rdma/verbs_memory.h"
+
+#define READS_AT_ONCE_MAX                                                                          \
+	16 /* of what the peer's device and ours may have under way for one pair */
+#define WAIT_STEP_MS 1
+#define DRAIN_MS 100
+#define RNR_RETRIES 0 /* the window makes it impossible */
+#define NS_PER_US 1000
+#define BOUND_DEVICE_MAX 64
+
+/* One posted read of a lease. */
+struct pull {
+	bool used;
+	bool last; /* of its lease */
+	uint64_t cookie;
+	unsigned n_own;
+	struct ibv_mr *own[LINK_SGES_MAX]; /* memory registered for it alone */
+};
+
+/* What an agent leases to one connection at once, and all messages that it can have sent. */
+#define FOUND_MAX (LINK_RECEIVES + 128)
+
+/* A message, or the end of a lease's last read. */
+struct found {
+	struct link_event event;
+	uint64_t cookie;
+};
+
+struct client_connection {
+	struct rdma_event_channel *channel; /* immutable, non-blocking; read by the receiver */
+	struct rdma_cm_id *id; /* immutable */
+	struct memory_device *memory; /* immutable */
+	int wake_fd; /* immutable; wakes the receiver */
+	bool established; /* immutable */
+
+	pthread_mutex_t lock; /* protects all below; innermost */
+	struct link link;
+	bool aborted;
+	bool lost; /* the peer has disconnected */
+	bool device_gone;
+	bool said_goodbye;
+	int held; /* receive buffer of the message that was given out; -1: none */
+	struct found found[FOUND_MAX]; /* by senders; a ring */
+	unsigned found_at, n_found;
+	struct pull pulls[LINK_READS_MAX];
+};
+
+static struct {
+	char device[BOUND_DEVICE_MAX];
+	int tos;
+	unsigned spin_us;
+} settings = { .tos = -1, .spin_us = VERBS_SPIN_US }; /* immutable while there are connections */
+
+int verbs_set(const struct verbs_settings *s)
+{
+	if (s->device && strlen(s->device) >= sizeof(settings.device))
+		return -ENAMETOOLONG;
+	strcpy(settings.device, s->device ? s->device : "");
+	settings.tos = s->tos;
+	settings.spin_us = s->spin_us;
+	return 0;
+}
+
+/* --- connecting --- */
+
+static int unblock(int fd)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	return flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) ? -errno : 0;
+}
+
+static int wait_readable(int fd, struct deadline d)
+{
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+
+	for (;;) {
+		int n = poll(&p, 1, (int)min_u64((uint64_t)deadline_left_ms(d), INT32_MAX));
+
+		if (n > 0)
+			return 0;
+		if (n < 0 && errno != EINTR)
+			return -errno;
+		if (deadline_passed(d))
+			return -ETIMEDOUT;
+	}
+}
+
+static int failure_of(const struct rdma_cm_event *e)
+{
+	switch (e->event) {
+	case RDMA_CM_EVENT_REJECTED:
+		return -ECONNREFUSED;
+	case RDMA_CM_EVENT_ADDR_ERROR:
+	case RDMA_CM_EVENT_ROUTE_ERROR:
+	case RDMA_CM_EVENT_UNREACHABLE:
+		return e->status == -ETIMEDOUT ? -ETIMEDOUT : -EHOSTUNREACH;
+	case RDMA_CM_EVENT_DEVICE_REMOVAL:
+		return -ENODEV;
+	default:
+		return -ECONNRESET;
+	}
+}
+
+/* Waits for one event of connecting. hello: what the peer says with it, or NULL. */
+static int await_event(struct client_connection *c, enum rdma_cm_event_type wanted,
+		       struct link_hello *hello, struct deadline d)
+{
+	struct rdma_cm_event *e;
+	int err;
+
+	while (rdma_get_cm_event(c->channel, &e)) {
+		if (errno != EAGAIN && errno != EINTR)
+			return -errno;
+		err = wait_readable(c->channel->fd, d);
+		if (err)
+			return err;
+	}
+	err = e->event == wanted ? 0 : failure_of(e);
+	if (!err && hello)
+		err = link_hello_decode(e->param.conn.private_data, e->param.conn.private_data_len,
+					hello);
+	rdma_ack_cm_event(e);
+	return err;
+}
+
+static int resolve(struct client_connection *c, const struct client_address *a, struct deadline d)
+{
+	struct sockaddr_storage to = a->sockaddr;
+	uint8_t ack_timeout = LINK_ACK_TIMEOUT;
+	uint8_t tos = (uint8_t)settings.tos;
+
+	/* Older kernels do not know the first, which then stays at half a second. */
+	rdma_set_option(c->id, RDMA_OPTION_ID, RDMA_OPTION_ID_ACK_TIMEOUT, &ack_timeout,
+			sizeof(ack_timeout));
+	if (settings.tos >= 0 &&
+	    rdma_set_option(c->id, RDMA_OPTION_ID, RDMA_OPTION_ID_TOS, &tos, sizeof(tos)))
+		return -errno;
+	if (rdma_resolve_addr(c->id, NULL, (struct sockaddr *)&to, (int)deadline_left_ms(d)))
+		return -errno;
+	int err = await_event(c, RDMA_CM_EVENT_ADDR_RESOLVED, NULL, d);
+	if (err)
+		return err;
+	if (settings.device[0] &&
+	    strcmp(ibv_get_device_name(c->id->verbs->device), settings.device) != 0)
+		return -ENODEV;
+	if (rdma_resolve_route(c->id, (int)deadline_left_ms(d)))
+		return -errno;
+	return await_event(c, RDMA_CM_EVENT_ROUTE_RESOLVED, NULL, d);
+}
+
+static int reads_at_once(const struct client_connection *c)
+{
+	struct ibv_device_attr attr;
+
+	if (ibv_query_device(c->id->verbs, &attr))
+		return 1;
+	return (int)min_u64(READS_AT_ONCE_MAX, (uint64_t)attr.max_qp_init_rd_atom);
+}
+
+static int establish(struct client_connection *c, struct deadline d)
+{
+	const struct link_hello mine = { .window = LINK_RECEIVES,
+					 .message_bytes = WIRE_MESSAGE_BYTES_MAX };
+	struct link_hello peer;
+	uint8_t data[LINK_HELLO_BYTES];
+	struct rdma_conn_param param = {
+		.private_data = data,
+		.private_data_len = sizeof(data),
+		.initiator_depth = (uint8_t)reads_at_once(c),
+		.responder_resources = 0, /* nobody reads our memory */
+		.retry_count = LINK_RETRIES,
+		.rnr_retry_count = RNR_RETRIES,
+	};
+
+	link_hello_encode(&mine, data);
+	if (rdma_connect(c->id, &param))
+		return -errno;
+	int err = await_event(c, RDMA_CM_EVENT_ESTABLISHED, &peer, d);
+	if (err)
+		return err;
+	c->established = true;
+	link_set_peer(&c->link, &peer);
+	return 0;
+}
+
+static int open_queue_pair(struct client_connection *c)
+{
+	int err = memory_device_get(c->id->verbs, &c->memory);
+
+	if (err)
+		return err;
+	struct link_config cfg = { .id = c->id,
+				   .pd = memory_device_pd(c->memory),
+				   .receive_bytes_max = WIRE_MESSAGE_BYTES_MAX,
+				   .send_bytes_max = LINK_REQUEST_BYTES_MAX,
+				   .reads = true };
+	return link_open(&c->link, &cfg);
+}
+
+static int verbs_connect(const struct client_address *a, int64_t stall_ms, struct deadline d,
+			 struct client_connection **ret)
+{
+	struct client_connection *c = calloc(1, sizeof(*c));
+	int err = 0;
+
+	(void)stall_ms; /* an answer's data comes with it, or is pulled */
+	if (!c)
+		return -ENOMEM;
+	c->held = -1;
+	c->link.failed = true;
+	pthread_mutex_init(&c->lock, NULL);
+	c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	c->channel = rdma_create_event_channel();
+	if (!c->channel || c->wake_fd < 0)
+		err = errno == ENOMEM || errno == EMFILE ? -errno : -ENODEV;
+	if (!err)
+		err = unblock(c->channel->fd);
+	if (!err && rdma_create_id(c->channel, &c->id, c, RDMA_PS_TCP))
+		err = -errno;
+	if (!err)
+		err = resolve(c, a, d);
+	if (!err)
+		err = open_queue_pair(c);
+	if (!err)
+		err = establish(c, d);
+	if (err) {
+		client_verbs.close(c);
+		return err;
+	}
+	*ret = c;
+	return 0;
+}
+
+/* --- the queue pair; with the lock --- */
+
+static void wake_receiver(struct client_connection *c)
+{
+	uint64_t one = 1;
+	ssize_t n = write(c->wake_fd, &one, sizeof(one));
+
+	(void)n; /* full: it will wake */
+}
+
+static int connection_error(const struct client_connection *c)
+{
+	if (c->aborted || c->lost)
+		return -ECONNRESET;
+	if (!c->link.failed)
+		return 0;
+	return c->link.status == IBV_WC_RETRY_EXC_ERR ? -ETIMEDOUT : -ECONNRESET;
+}
+
+static void forget_own_memory(struct pull *p)
+{
+	while (p->n_own > 0)
+		ibv_dereg_mr(p->own[--p->n_own]);
+}
+
+/* The next thing that is of interest to the receiver. */
+static int look(struct client_connection *c, struct found *ret)
+{
+	for (;;) {
+		int err = link_poll(&c->link, &ret->event);
+
+		if (err || ret->event.type != LINK_READ_DONE)
+			return err;
+		struct pull *p = &c->pulls[ret->event.read];
+		forget_own_memory(p);
+		p->used = false;
+		ret->cookie = p->cookie;
+		if (p->last)
+			return 0;
+	}
+}
+
+static void keep_for_receiver(struct client_connection *c)
+{
+	bool any = false;
+
+	while (c->n_found < FOUND_MAX) {
+		struct found *f = &c->found[(c->found_at + c->n_found) % FOUND_MAX];
+
+		if (look(c, f))
+			c->link.failed = true;
+		if (f->event.type == LINK_NOTHING)
+			break;
+		c->n_found++;
+		any = true;
+	}
+	if (any)
+		wake_receiver(c);
+}
+
+static int next_found(struct client_connection *c, struct found *ret)
+{
+	if (c->n_found == 0)
+		return look(c, ret);
+	*ret = c->found[c->found_at];
+	c->found_at = (c->found_at + 1) % FOUND_MAX;
+	c->n_found--;
+	return 0;
+}
+
+/* For other work to end, without the lock. */
+static int wait_for_room(struct client_connection *c, struct deadline d)
+{
+	keep_for_receiver(c);
+	int err = connection_error(c);
+	if (err)
+		return err;
+	if (deadline_passed(d))
+		return -ETIMEDOUT;
+	pthread_mutex_unlock(&c->lock);
+	sleep_ms(WAIT_STEP_MS, d);
+	pthread_mutex_lock(&c->lock);
+	return connection_error(c);
+}
+
+/* Closing waits for it. */
+static bool is_goodbye(const uint8_t *message, size_t len)
+{
+	struct wire_header h;
+
+	return wire_decode_header(message, len, &h) == 0 && h.type == WIRE_GOODBYE;
+}
+
+static int verbs_send(struct client_connection *c, const uint8_t *message, size_t len,
+		      struct deadline d)
+{
+	const struct link_part part = { message, len };
+
+	LOCK_SCOPE(&c->lock);
+	int err = connection_error(c);
+	if (!err && is_goodbye(message, len)) {
+		link_signal_next(&c->link);
+		c->said_goodbye = true;
+	}
+	while (!err) {
+		err = link_send(&c->link, &part, 1);
+		if (err != -EAGAIN)
+			return err;
+		err = wait_for_room(c, d);
+	}
+	return err;
+}
+
+/* --- pulling --- */
+
+static struct pull *pull_take(struct client_connection *c)
+{
+	for (size_t i = 0; i < LINK_READS_MAX; i++) {
+		if (!c->pulls[i].used) {
+			c->pulls[i] = (struct pull){ .used = true };
+			return &c->pulls[i];
+		}
+	}
+	return NULL;
+}
+
+/* Posts a read of as many of the bufs as one can take. Returns how many, or -errno. */
+static int pull_some(struct client_connection *c, const struct client_lease *lease, size_t at,
+		     uint64_t remote_addr)
+{
+	struct ibv_sge sges[LINK_SGES_MAX];
+	struct pull *p = pull_take(c);
+	unsigned n = 0;
+	int err = 0;
+
+	if (!p)
+		return -EAGAIN;
+	for (; n < c->link.sges_max && at + n < lease->n_bufs; n++) {
+		const struct read_buf *b = &lease->bufs[at + n];
+		struct ibv_mr *own;
+		uint32_t key;
+
+		err = memory_device_key(c->memory, b, &key, &own);
+		if (err)
+			break;
+		if (own)
+			p->own[p->n_own++] = own;
+		sges[n] = (struct ibv_sge){ .addr = (uintptr_t)b->ptr,
+					    .length = (uint32_t)b->len,
+					    .lkey = key };
+	}
+	p->last = at + n == lease->n_bufs;
+	p->cookie = lease->cookie;
+	if (!err)
+		err = link_read(&c->link, sges, (int)n, remote_addr, lease->rkey,
+				(unsigned)(p - c->pulls));
+	if (!err)
+		return (int)n;
+	forget_own_memory(p);
+	p->used = false;
+	return err;
+}
+
+static int verbs_pull(struct client_connection *c, const struct client_lease *lease,
+		      struct deadline d)
+{
+	uint64_t remote_addr = lease->remote_addr;
+
+	LOCK_SCOPE(&c->lock);
+	int err = connection_error(c);
+	for (size_t at = 0; !err && at < lease->n_bufs;) {
+		int n = pull_some(c, lease, at, remote_addr);
+
+		if (n == -EAGAIN) {
+			err = wait_for_room(c, d);
+		} else if (n < 0) {
+			err = n;
+		} else {
+			for (size_t end = at + (size_t)n; at < end; at++)
+				remote_addr += lease->bufs[at].len;
+		}
+	}
+	return err;
+}
+
+/* --- receiving --- */
+
+static void tell(struct client_connection *c, const struct found *f, struct client_message *ret)
+{
+	ret->pulled = f->event.type == LINK_READ_DONE;
+	if (ret->pulled) {
+		ret->cookie = f->cookie;
+		return;
+	}
+	c->held = (int)f->event.receive;
+	ret->header = f->event.header;
+	ret->payload = f->event.payload;
+}
+
+static void take_cm_events(struct client_connection *c)
+{
+	struct rdma_cm_event *e;
+
+	while (rdma_get_cm_event(c->channel, &e) == 0) {
+		if (e->event == RDMA_CM_EVENT_DISCONNECTED)
+			c->lost = true;
+		if (e->event == RDMA_CM_EVENT_DEVICE_REMOVAL)
+			c->lost = c->device_gone = true;
+		rdma_ack_cm_event(e);
+	}
+}
+
+/* Sleeps without the lock until something may have happened. */
+static void sleep_for_events(struct client_connection *c, struct deadline d)
+{
+	struct pollfd p[] = { { .fd = c->link.channel->fd, .events = POLLIN },
+			      { .fd = c->channel->fd, .events = POLLIN },
+			      { .fd = c->wake_fd, .events = POLLIN } };
+	uint64_t count;
+
+	pthread_mutex_unlock(&c->lock);
+	(void)poll(p, ARRAY_LEN(p), (int)min_u64((uint64_t)deadline_left_ms(d), INT32_MAX));
+	if (p[2].revents) {
+		ssize_t n = read(c->wake_fd, &count, sizeof(count));
+
+		(void)n;
+	}
+	pthread_mutex_lock(&c->lock);
+	if (p[0].revents)
+		link_take_events(&c->link);
+	if (p[1].revents)
+		take_cm_events(c);
+}
+
+static void pause_briefly(struct client_connection *c)
+{
+	pthread_mutex_unlock(&c->lock);
+	sched_yield();
+	pthread_mutex_lock(&c->lock);
+}
+
+static int verbs_receive(struct client_connection *c, const struct client_hint *hint,
+			 struct client_message *ret, struct deadline d)
+{
+	int64_t spin_until_ns = now_ns() + (int64_t)settings.spin_us * NS_PER_US;
+	bool armed = false, last_look = false;
+	struct found f;
+
+	(void)hint;
+	LOCK_SCOPE(&c->lock);
+	if (c->held >= 0)
+		link_release(&c->link, (unsigned)c->held);
+	c->held = -1;
+	for (;;) {
+		int err = c->aborted ? -ECONNRESET : next_found(c, &f);
+
+		if (err)
+			return err == -ECONNRESET ? connection_error(c) : err;
+		if (f.event.type != LINK_NOTHING) {
+			tell(c, &f, ret);
+			return 0;
+		}
+		if (c->lost)
+			return -ECONNRESET;
+		if (last_look)
+			return -ETIMEDOUT;
+		if (now_ns() < spin_until_ns) {
+			pause_briefly(c);
+		} else if (!armed) {
+			err = link_arm(&c->link);
+			if (err)
+				return err;
+			armed = true;
+		} else {
+			last_look = deadline_passed(d);
+			sleep_for_events(c, d);
+			armed = false;
+		}
+	}
+}
+
+static int verbs_take(struct client_connection *c, uint8_t *p, size_t n, size_t *got,
+		      struct deadline d)
+{
+	(void)c;
+	(void)p;
+	(void)n;
+	(void)got;
+	(void)d;
+	return -EOPNOTSUPP;
+}
+
+static void verbs_settle(struct client_connection *c)
+{
+	(void)c;
+}
+
+/* --- the end --- */
+
+static void verbs_abort(struct client_connection *c)
+{
+	struct ibv_qp_attr reset = { .qp_state = IBV_QPS_RESET };
+
+	LOCK_SCOPE(&c->lock);
+	if (c->aborted)
+		return;
+	c->aborted = true;
+	/* Where that fails nothing short of destroying it is safe, which it is as well: nobody posts
+	 * to a queue pair that has failed. */
+	if (c->link.has_qp && ibv_modify_qp(c->id->qp, &reset, IBV_QP_STATE)) {
+		rdma_destroy_qp(c->id);
+		c->link.has_qp = false;
+	}
+	c->link.failed = true;
+	wake_receiver(c);
+}
+
+/* What was sent last is to get there; then everything that was posted is to be over. */
+static void drain(struct client_connection *c)
+{
+	struct deadline d = deadline_in_ms(DRAIN_MS);
+	struct link_event e;
+	int err = c->link.failed || !c->said_goodbye ? -ECONNRESET : 0;
+
+	while (!err && c->link.sends_done < c->link.sends_posted && !deadline_passed(d)) {
+		err = link_poll(&c->link, &e);
+		if (!err && e.type == LINK_NOTHING)
+			sleep_ms(WAIT_STEP_MS, d);
+	}
+	rdma_disconnect(c->id);
+	c->link.failed = true;
+	while (!link_is_drained(&c->link) && !deadline_passed(d)) {
+		if (link_poll(&c->link, &e) != -ECONNRESET || e.type != LINK_NOTHING)
+			continue;
+		sleep_ms(WAIT_STEP_MS, d);
+	}
+}
+
+static void verbs_close(struct client_connection *c)
+{
+	if (!c)
+		return;
+	if (c->established && !c->aborted)
+		drain(c);
+	if (c->id) {
+		link_close(&c->link);
+		for (size_t i = 0; i < LINK_READS_MAX; i++)
+			forget_own_memory(&c->pulls[i]);
+		take_cm_events(c);
+		rdma_destroy_id(c->id);
+	}
+	memory_device_put(c->memory, c->device_gone);
+	if (c->channel)
+		rdma_destroy_event_channel(c->channel);
+	if (c->wake_fd >= 0)
+		close(c->wake_fd);
+	pthread_mutex_destroy(&c->lock);
+	free(c);
+}
+
+const struct client_transport client_verbs = {
+	.name = "rdma",
+	.capabilities = WIRE_CAP_INLINE | WIRE_CAP_LEASE,
+	.inline_bytes_max = WIRE_MESSAGE_BYTES_MAX,
+	.connect = verbs_connect,
+	.send = verbs_send,
+	.receive = verbs_receive,
+	.take = verbs_take,
+	.settle = verbs_settle,
+	.pull = verbs_pull,
+	.abort = verbs_abort,
+	.close = verbs_close,
+};
