@@ -33,7 +33,7 @@ struct bench_needle {
 struct bench {
 	const struct ctl_options *options;
 	struct ctl_reach reach;
-	struct bench_needle *needles;
+	struct bench_needle *needles; /* the longest first */
 	size_t n_needles;
 	size_t n_points, point; /* for the progress */
 	uint64_t errors; /* of all points */
@@ -46,8 +46,7 @@ struct point {
 	const struct ctl_way *way;
 	uint64_t size;
 	size_t depth;
-	const struct bench_needle **needles; /* long enough */
-	size_t n_needles;
+	size_t n_needles; /* those that are long enough */
 	pthread_mutex_t lock; /* protects ready and go */
 	pthread_cond_t changed; /* ... either of them */
 	size_t ready; /* workers that have read once */
@@ -205,7 +204,7 @@ static uint64_t draw(struct worker *w, uint64_t below)
 static int read_one(struct worker *w, const struct bench_needle **ret_needle)
 {
 	const struct point *p = w->point;
-	const struct bench_needle *n = p->needles[draw(w, p->n_needles)];
+	const struct bench_needle *n = &p->bench->needles[draw(w, p->n_needles)];
 	uint64_t offset = draw(w, n->len - p->size + 1);
 	struct read_buf buf = { .ptr = w->buf, .len = p->size };
 	struct needle_range range = {
@@ -424,9 +423,8 @@ static bool table_wanted(const struct ctl_options *o)
 static int measure_point(struct bench *b, struct point *p, cJSON *points, char *message,
 			 size_t bytes)
 {
-	for (size_t i = 0; i < b->n_needles; i++)
-		if (b->needles[i].len >= p->size)
-			p->needles[p->n_needles++] = &b->needles[i];
+	while (p->n_needles < b->n_needles && b->needles[p->n_needles].len >= p->size)
+		p->n_needles++;
 	int err = run_point(p);
 	if (err)
 		return ctl_fail(err, message, bytes, "%zu threads: %s", p->depth, strerror(-err));
@@ -448,17 +446,15 @@ static int measure_point(struct bench *b, struct point *p, cJSON *points, char *
 static int run_one(struct bench *b, const struct ctl_way *way, uint64_t size, size_t depth,
 		   cJSON *points, char *message, size_t bytes)
 {
-	CLEANUP_FREE const struct bench_needle **needles = calloc(b->n_needles, sizeof(*needles));
 	CLEANUP_FREE struct point *p = calloc(1, sizeof(*p));
 
-	if (!needles || !p)
+	if (!p)
 		return -ENOMEM;
 	b->point++;
 	p->bench = b;
 	p->way = way;
 	p->size = size;
 	p->depth = depth;
-	p->needles = needles;
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->changed, NULL);
 	int err = measure_point(b, p, points, message, bytes);
@@ -483,14 +479,20 @@ static int run_all(struct bench *b, cJSON *points, char *message, size_t bytes)
 	return err;
 }
 
+static int longer_first(const void *a, const void *b)
+{
+	uint64_t la = ((const struct bench_needle *)a)->len;
+	uint64_t lb = ((const struct bench_needle *)b)->len;
+
+	return (la < lb) - (la > lb);
+}
+
 static int check_sizes(const struct bench *b, char *message, size_t bytes)
 {
 	const struct ctl_options *o = b->options;
-	uint64_t longest = 0;
+	uint64_t longest = b->needles[0].len;
 	char size[32];
 
-	for (size_t i = 0; i < b->n_needles; i++)
-		longest = max_u64(longest, b->needles[i].len);
 	for (size_t i = 0; i < o->n_sizes; i++) {
 		if (o->sizes[i] <= longest)
 			continue;
@@ -531,8 +533,10 @@ static int bench(struct bench *b, char *message, size_t bytes)
 	FILE *out;
 	int err = o->n_fids ? take_fids(b, message, bytes) : take_path(b, message, bytes);
 
-	if (!err)
+	if (!err) {
+		qsort(b->needles, b->n_needles, sizeof(b->needles[0]), longer_first);
 		err = check_sizes(b, message, bytes);
+	}
 	if (!err)
 		err = open_json(o, &out, message, bytes);
 	if (err)

@@ -1,7 +1,6 @@
 #include "fs/ctl_histogram.h"
 
 #include <math.h>
-#include <stddef.h>
 
 #include "filer/base/base.h"
 
@@ -27,7 +26,7 @@ static uint64_t bucket_end(size_t bucket)
 	return (step << shift) + ((UINT64_C(1) << shift) - 1);
 }
 
-_Static_assert(HISTOGRAM_BUCKETS == (64 - STEP_BITS + 1) * HISTOGRAM_STEPS, "all 64 bits");
+_Static_assert(HISTOGRAM_BUCKETS == (size_t)(64 - STEP_BITS + 1) * HISTOGRAM_STEPS, "all 64 bits");
 
 void histogram_add(struct histogram *h, uint64_t value)
 {

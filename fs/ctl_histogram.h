@@ -2,10 +2,11 @@
 #ifndef KELP_CTL_HISTOGRAM_H
 #define KELP_CTL_HISTOGRAM_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #define HISTOGRAM_STEPS 32 /* buckets between a power of two and the next */
-#define HISTOGRAM_BUCKETS (HISTOGRAM_STEPS * 60)
+#define HISTOGRAM_BUCKETS ((size_t)HISTOGRAM_STEPS * 60)
 
 struct histogram {
 	uint64_t buckets[HISTOGRAM_BUCKETS];

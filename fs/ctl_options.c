@@ -255,6 +255,8 @@ static bool is_path(const char *arg)
 static int parse_arguments(const char *const *args, size_t n, struct ctl_options *o, char *message,
 			   size_t bytes)
 {
+	if (n == 0)
+		return 0;
 	switch (o->command) {
 	case CTL_PING:
 	case CTL_CAPS:

@@ -21,12 +21,12 @@ static bool map_agent(void *arg, const struct endpoint *server, struct endpoint 
 	return true;
 }
 
-static int token_from_master(void *arg, const struct fid *fid, struct deadline d, char *buf,
-			     size_t bytes)
+static int token_for_needle(void *arg, const struct fid *fid, struct deadline d, char *buf,
+			    size_t bytes)
 {
-	struct ctl_reach *r = arg;
+	const struct ctl_reach *r = arg;
 
-	return locate_read_token(r->cluster.locator, fid, d, buf, bytes);
+	return needle_http_token(r->cluster.needles, fid, d, buf, bytes);
 }
 
 static int open_client(struct ctl_reach *r)
@@ -35,7 +35,7 @@ static int open_client(struct ctl_reach *r)
 	struct client_config cfg = {
 		.transport = &client_tcp,
 		.map = map_agent,
-		.extent_token = token_from_master,
+		.extent_token = token_for_needle,
 		.arg = r,
 		.tokens = r->cluster.tokens,
 		.required = o->via == VIA_TCP,
@@ -124,7 +124,8 @@ int ctl_reach_locate(struct ctl_reach *r, uint32_t volume_id, struct deadline d,
 	if (err)
 		return err;
 	ret->n = min_u64(set->n, LOCATE_REPLICAS_MAX);
-	memcpy(ret->servers, set->servers, ret->n * sizeof(ret->servers[0]));
+	for (size_t i = 0; i < ret->n; i++)
+		ret->servers[i] = set->servers[i];
 	location_set_put(set);
 	return ret->n ? 0 : -ENOENT;
 }

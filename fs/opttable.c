@@ -78,6 +78,8 @@ static int store(const struct opt *opt, const char *text, void *target)
 {
 	void *field = (char *)target + opt->offset;
 
+	if (!text && opt->kind != OPT_FLAG && opt->kind != OPT_SET)
+		return -EINVAL;
 	switch (opt->kind) {
 	case OPT_FLAG:
 		*(bool *)field = true;
