@@ -5,10 +5,10 @@
 
 #include <curl/curl.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/queue.h>
 #include <sys/socket.h>
 
@@ -81,126 +81,7 @@ static void init_curl(void)
 	curl_ready = curl_global_init(CURL_GLOBAL_DEFAULT);
 }
 
-/* ---- Parsing the answer's header ---- */
-
-static void reset_head(struct http_head *head)
-{
-	*head = (struct http_head){
-		.content_length = -1,
-		.range_start = -1,
-		.range_total = -1,
-		.grpc_status = -1,
-	};
-}
-
-static bool parse_number(const char **s, const char *end, int64_t *ret)
-{
-	const char *p = *s;
-	int64_t value = 0;
-
-	for (; p < end && *p >= '0' && *p <= '9'; p++)
-		if (__builtin_mul_overflow(value, 10, &value) ||
-		    __builtin_add_overflow(value, *p - '0', &value))
-			return false;
-	if (p == *s)
-		return false;
-	*s = p;
-	*ret = value;
-	return true;
-}
-
-/* "bytes START-END/TOTAL", where START-END or TOTAL may be "*". */
-static void parse_content_range(struct http_head *head, const char *s, size_t len)
-{
-	static const char unit[] = "bytes ";
-	const char *end = s + len;
-	int64_t first = -1, last = -1, total = -1;
-
-	head->range_start = -1;
-	head->range_total = -1;
-	if (len < sizeof(unit) || strncasecmp(s, unit, sizeof(unit) - 1) != 0)
-		return;
-	s += sizeof(unit) - 1;
-	if (*s == '*') {
-		s++;
-	} else if (!parse_number(&s, end, &first) || s == end || *s++ != '-' ||
-		   !parse_number(&s, end, &last) || last < first) {
-		return;
-	}
-	if (s == end || *s++ != '/')
-		return;
-	if (end - s == 1 && *s == '*')
-		s++;
-	else if (!parse_number(&s, end, &total) || last >= total)
-		return;
-	if (s != end)
-		return;
-	head->range_start = first;
-	head->range_total = total;
-}
-
-/* A part of a value would mislead, so one that does not fit counts as absent. */
-static void copy_whole(char *dst, size_t dst_bytes, const char *s, size_t len)
-{
-	if (len >= dst_bytes || memchr(s, '\0', len))
-		len = 0;
-	memcpy(dst, s, len);
-	dst[len] = '\0';
-}
-
-static void parse_etag(struct http_head *head, const char *s, size_t len)
-{
-	if (len >= 2 && s[0] == '"' && s[len - 1] == '"') {
-		s++;
-		len -= 2;
-	}
-	/* A weak tag or a stray quote cannot be sent back in If-Match. */
-	if (memchr(s, '"', len))
-		len = 0;
-	copy_whole(head->etag, sizeof(head->etag), s, len);
-}
-
-static void parse_grpc_status(struct http_head *head, const char *s, size_t len)
-{
-	const char *end = s + len;
-	int64_t value;
-
-	if (parse_number(&s, end, &value) && s == end && value <= INT32_MAX)
-		head->grpc_status = (int)value;
-}
-
-static void parse_grpc_message(struct http_head *head, const char *s, size_t len)
-{
-	/* For a person to read: the beginning is better than nothing. */
-	copy_whole(head->grpc_message, sizeof(head->grpc_message), s,
-		   min_u64(len, sizeof(head->grpc_message) - 1));
-}
-
-static bool name_is(const char *name, size_t len, const char *wanted)
-{
-	return len == strlen(wanted) && strncasecmp(name, wanted, len) == 0;
-}
-
-static void parse_header(struct http_head *head, const char *name, size_t name_len, const char *s,
-			 size_t len)
-{
-	if (name_is(name, name_len, "Content-Range"))
-		parse_content_range(head, s, len);
-	else if (name_is(name, name_len, "Content-Encoding"))
-		head->gzip = name_is(s, len, "gzip");
-	else if (name_is(name, name_len, "Content-Type"))
-		copy_whole(head->content_type, sizeof(head->content_type), s, len);
-	else if (name_is(name, name_len, "ETag"))
-		parse_etag(head, s, len);
-	else if (name_is(name, name_len, "Authorization"))
-		copy_whole(head->authorization, sizeof(head->authorization), s, len);
-	else if (name_is(name, name_len, "Retry-After"))
-		copy_whole(head->retry_after, sizeof(head->retry_after), s, len);
-	else if (name_is(name, name_len, "grpc-status"))
-		parse_grpc_status(head, s, len);
-	else if (name_is(name, name_len, "grpc-message"))
-		parse_grpc_message(head, s, len);
-}
+/* ---- Reading the answer's header ---- */
 
 static bool is_blank(char c)
 {
@@ -210,7 +91,7 @@ static bool is_blank(char c)
 /* Trailers may say how a gRPC call went; the rest of the header is settled by then. */
 static bool is_trailer(const char *name, size_t len)
 {
-	return name_is(name, len, "grpc-status") || name_is(name, len, "grpc-message");
+	return http_name_is(name, len, "grpc-status") || http_name_is(name, len, "grpc-message");
 }
 
 static void take_header_line(struct handle *h, const char *line, size_t len)
@@ -227,7 +108,7 @@ static void take_header_line(struct handle *h, const char *line, size_t len)
 		value++;
 	size_t name_len = (size_t)(colon - line);
 	if (h->phase == PHASE_HEAD || is_trailer(line, name_len))
-		parse_header(&h->head, line, name_len, value, (size_t)(end - value));
+		http_head_take(&h->head, line, name_len, value, (size_t)(end - value));
 }
 
 /* ---- What libcurl calls ---- */
@@ -239,7 +120,7 @@ static void finish_head(struct handle *h)
 
 	curl_easy_getinfo(h->curl, CURLINFO_RESPONSE_CODE, &status);
 	if (status / 100 == 1) {
-		reset_head(&h->head);
+		http_head_reset(&h->head);
 		return;
 	}
 	curl_easy_getinfo(h->curl, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
@@ -595,7 +476,7 @@ static int set_request(struct handle *h, const struct http_request *r, int64_t l
 	h->mark_bytes = 0;
 	h->mark_ms = 0;
 	h->error[0] = '\0';
-	reset_head(&h->head);
+	http_head_reset(&h->head);
 	if (curl_easy_setopt(h->curl, CURLOPT_URL, r->url) != CURLE_OK)
 		return -ENOMEM;
 	curl_easy_setopt(h->curl, CURLOPT_FRESH_CONNECT, must_reconnect(h) ? 1L : 0L);
@@ -692,6 +573,49 @@ int http_perform(struct http_pool *p, const struct http_request *r, struct http_
 		*ret_head = h->head;
 	handle_put(p, h, err != 0, connections);
 	return err;
+}
+
+static int duplicate_socket(CURL *curl, int *ret_fd)
+{
+	curl_socket_t socket = CURL_SOCKET_BAD;
+
+	curl_easy_getinfo(curl, CURLINFO_ACTIVESOCKET, &socket);
+	int fd = fcntl(socket, F_DUPFD_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	*ret_fd = fd;
+	return 0;
+}
+
+int http_connect(struct http_pool *p, const char *url, struct deadline d, int *ret_fd)
+{
+	int64_t left_ms = deadline_left_ms(d);
+	size_t len = origin_length(url);
+
+	if (len == 0 || len >= ENDPOINT_STR_MAX)
+		return -EINVAL;
+	if (left_ms == 0)
+		return -ETIMEDOUT;
+	struct handle *h = handle_new(&p->cfg, url, len, hash_bytes(HASH_SEED, url, len), false);
+	if (!h)
+		return -ENOMEM;
+	curl_easy_setopt(h->curl, CURLOPT_CONNECT_ONLY, 1L);
+	curl_easy_setopt(h->curl, CURLOPT_TIMEOUT_MS, (long)min_u64((uint64_t)left_ms, INT32_MAX));
+	CURLcode code = curl_easy_setopt(h->curl, CURLOPT_URL, url);
+	if (code == CURLE_OK)
+		code = curl_easy_perform(h->curl);
+	/* The handle closes its own descriptor when it goes. */
+	h->phase = PHASE_BODY; /* no answer is missing */
+	int err = errno_of_curl(h, code);
+	if (!err)
+		err = duplicate_socket(h->curl, ret_fd);
+	handle_free(h);
+	return err;
+}
+
+const struct http_config *http_pool_config(const struct http_pool *p)
+{
+	return &p->cfg;
 }
 
 /* ---- The pool ---- */

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "filer/base/base.h"
+#include "filer/http_head.h"
 
 struct http_pool;
 
@@ -32,25 +33,9 @@ struct http_config {
 #define HTTP_IDLE_MAX_MS 8000 /* filers close after 10 s */
 #define HTTP_HANDLES_MAX 64
 #define HTTP_HEADER_BYTES_MAX ((size_t)256 << 10) /* of one answer */
-#define HTTP_HEADER_VALUE_MAX 512
 
 int http_pool_new(const struct http_config *cfg, struct http_pool **ret);
 void http_pool_free(struct http_pool *p);
-
-/* What the answer's header said. Values that are absent, malformed or too long: "" or -1. */
-struct http_head {
-	int status;
-	int64_t content_length;
-	int64_t range_start; /* of Content-Range: bytes START-END/TOTAL */
-	int64_t range_total;
-	bool gzip; /* Content-Encoding: gzip */
-	char content_type[128];
-	char etag[128]; /* without quotes */
-	char authorization[HTTP_HEADER_VALUE_MAX];
-	char retry_after[32];
-	int grpc_status; /* of the trailers, or of the header where there are none; -1: none seen */
-	char grpc_message[128]; /* likewise, as sent (percent-encoded); "" */
-};
 
 struct http_request {
 	const char *url;
@@ -82,6 +67,14 @@ struct http_request {
 int http_perform(struct http_pool *p, const struct http_request *r, struct http_head *ret_head);
 
 /* on_head is called before the trailers: grpc_status is right in *ret_head only. */
+
+/* Connects to the host of url without asking anything, within the connect timeout and d; resolves
+ * names in the time that is left, too. For connections that are not kept here: *ret_fd is the
+ * caller's, non-blocking. Plain http only. Fails like http_perform(). */
+int http_connect(struct http_pool *p, const char *url, struct deadline d, int *ret_fd);
+
+/* With the defaults filled in. Lives as long as the pool. */
+const struct http_config *http_pool_config(const struct http_pool *p);
 
 /* A growing body with a limit, for answers that are wanted whole. Use http_body_append as on_body
  * with the struct as arg. Bytes are NUL-terminated. */
