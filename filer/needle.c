@@ -10,10 +10,10 @@
 #include "filer/filer.h"
 #include "filer/http.h"
 #include "filer/locate.h"
+#include "filer/range.h"
 #include "filer/token.h"
 
 #define NEEDLE_URL_MAX (ENDPOINT_STR_MAX + FID_STR_MAX + 64)
-#define ERROR_BODY_MAX_BYTES (64 * KIB) /* of an answer that is no data */
 
 /* Tokens from a master: they last 60 s there, and most reads of a chunk follow each other closely. */
 #define TOKEN_SLOTS 64
@@ -40,6 +40,7 @@ struct token_slot {
 
 struct needle_http {
 	struct http_pool *http;
+	struct range_pool *ranges;
 	struct token_source *tokens;
 	struct locator *locator;
 	struct filer *filer;
@@ -70,6 +71,7 @@ struct job {
 /* Where and as whom to ask. */
 struct target {
 	char url[NEEDLE_URL_MAX];
+	size_t origin_len; /* of url, up to the path */
 	char token[TOKEN_MAX]; /* "": none */
 };
 
@@ -81,22 +83,29 @@ int needle_http_new(struct http_pool *http, struct token_source *tokens, struct 
 	if (!n)
 		return -ENOMEM;
 	int err = -pthread_mutex_init(&n->lock, NULL);
-	if (err) {
-		free(n);
-		return err;
-	}
+	if (err)
+		goto needles;
+	err = range_pool_new(http, &n->ranges);
+	if (err)
+		goto lock;
 	n->http = http;
 	n->tokens = tokens;
 	n->locator = locator;
 	n->filer = filer;
 	*ret = n;
 	return 0;
+lock:
+	pthread_mutex_destroy(&n->lock);
+needles:
+	free(n);
+	return err;
 }
 
 void needle_http_free(struct needle_http *n)
 {
 	if (!n)
 		return;
+	range_pool_free(n->ranges);
 	pthread_mutex_destroy(&n->lock);
 	free(n);
 }
@@ -200,7 +209,7 @@ static int on_body(void *arg, const uint8_t *p, size_t n)
 
 	if (!j->data) {
 		j->dropped += n;
-		return j->dropped > ERROR_BODY_MAX_BYTES ? -EPROTO : 0;
+		return j->dropped > RANGE_DROP_BYTES_MAX ? -EPROTO : 0;
 	}
 	if (j->crc_known)
 		j->crc = crc32c(j->crc, p, n);
@@ -225,7 +234,39 @@ static int status_err(int status)
 	return status >= HTTP_REDIRECT && status < HTTP_BAD_REQUEST ? -ENOENT : -EPROTO;
 }
 
-static int perform(struct needle_http *n, const struct target *t, struct job *j, struct deadline d)
+/* Data that was received into its place. */
+static void on_data(void *arg, const uint8_t *p, size_t n)
+{
+	struct job *j = arg;
+
+	if (j->crc_known)
+		j->crc = crc32c(j->crc, p, n);
+	j->range->got += n;
+}
+
+/* The short way, for ranges over plain http. RANGE_UNUSUAL: go the other one. */
+static int get_range(struct needle_http *n, const struct target *t, struct job *j,
+		     struct deadline d, struct http_head *ret_head)
+{
+	const struct range_request r = {
+		.url = t->url,
+		.origin_len = t->origin_len,
+		.bearer = t->token,
+		.offset = j->range->offset,
+		.len = j->range_len,
+		.bufs = j->range->bufs,
+		.n_bufs = j->range->n_bufs,
+		.on_head = on_head,
+		.on_data = on_data,
+		.arg = j,
+		.deadline = d,
+	};
+
+	return range_get(n->ranges, &r, ret_head);
+}
+
+static int get(struct needle_http *n, const struct target *t, struct job *j, struct deadline d,
+	       struct http_head *ret_head)
 {
 	struct http_request r = {
 		.url = t->url,
@@ -237,13 +278,22 @@ static int perform(struct needle_http *n, const struct target *t, struct job *j,
 		.arg = j,
 		.deadline = d,
 	};
-	struct http_head head;
 
 	if (j->range) {
+		int err = get_range(n, t, j, d, ret_head);
+		if (err != RANGE_UNUSUAL)
+			return err;
 		r.range_offset = j->range->offset;
 		r.range_len = j->range_len;
 	}
-	int err = http_perform(n->http, &r, &head);
+	return http_perform(n->http, &r, ret_head);
+}
+
+static int perform(struct needle_http *n, const struct target *t, struct job *j, struct deadline d)
+{
+	struct http_head head;
+
+	int err = get(n, t, j, d, &head);
 	if (err)
 		return err;
 	err = status_err(head.status);
@@ -383,6 +433,7 @@ static int read_from_server(struct needle_http *n, struct server *server, struct
 
 	fid_format(j->fid, fid);
 	snprintf(t.url, sizeof(t.url), "%s/%s?readDeleted=true", server->url, fid);
+	t.origin_len = strlen(server->url);
 	int err = first_token(n, j->fid, d, t.token);
 	if (err)
 		return err;
@@ -411,8 +462,9 @@ static int read_from_filer(struct needle_http *n, struct job *j, struct deadline
 	size_t index = filer_current(n->filer);
 
 	fid_format(j->fid, fid);
-	snprintf(t.url, sizeof(t.url), "%s/?proxyChunkId=%s&readDeleted=true",
-		 filer_current_url(n->filer), fid);
+	const char *filer = filer_current_url(n->filer);
+	snprintf(t.url, sizeof(t.url), "%s/?proxyChunkId=%s&readDeleted=true", filer, fid);
+	t.origin_len = strlen(filer);
 	int err = n->tokens ? token_for_filer(n->tokens, t.token) : 0;
 	if (err)
 		return err;

@@ -411,8 +411,10 @@ static void test_wrong_checksum_delivers_nothing(void **state)
 	struct world *w = *state;
 	size_t got = 1;
 
-	SERVE(w, { RECEIVE(), stage_text(w->stage, 206, "ETag: \"00000001\"\r\n" ALL_OF_IT, DATA),
-		   RECEIVE(), stage_text(w->stage, 200, "ETag: \"00000001\"\r\n", DATA), AGAIN() });
+	SERVE(w,
+	      { RECEIVE(), stage_text(w->stage, 206, "ETag: \"00000001\"\r\n" ALL_OF_IT, DATA),
+		AGAIN() },
+	      { RECEIVE(), stage_text(w->stage, 200, "ETag: \"00000001\"\r\n", DATA), AGAIN() });
 	assert_int_equal(read_range(w, 0, DATA_LEN, &got), -EBADMSG);
 	assert_int_equal(got, 0);
 }
@@ -445,9 +447,9 @@ static void test_range_of_a_compressed_needle_is_checked_by_its_stored_bytes(voi
 	snprintf(header, sizeof(header), ALL_OF_IT "%s", tag);
 	struct script_step plain = stage_text(w->stage, 206, header, DATA);
 	snprintf(header, sizeof(header), "Content-Encoding: gzip\r\n%s", tag);
-	struct scripted_server *s = SERVE(w,
-					  { RECEIVE(), plain, RECEIVE(),
-					    stage_text(w->stage, 200, header, stored), AGAIN() });
+	struct scripted_server *s = SERVE(
+		w, { RECEIVE(), plain, AGAIN() },
+		{ RECEIVE(), stage_text(w->stage, 200, header, stored), AGAIN() });
 	assert_int_equal(read_range(w, 0, DATA_LEN, NULL), 0);
 	assert_memory_equal(w->memory, DATA, DATA_LEN);
 	assert_asked(s, 1, "Accept-Encoding: gzip");
@@ -549,7 +551,8 @@ static void test_proxy_is_asked_by_file_id(void **state)
 	struct scripted_server *s = STAGE_SERVER(
 		w->stage,
 		{ RECEIVE(), stage_text(w->stage, 206, "Content-Range: bytes 5-9/20\r\n", "56789"),
-		  RECEIVE(), stage_text(w->stage, 200, "", DATA), AGAIN() });
+		  AGAIN() },
+		{ RECEIVE(), stage_text(w->stage, 200, "", DATA), AGAIN() });
 	struct read_buf buf = { .ptr = w->memory, .len = 5 };
 	struct seen seen = { 0 };
 	const uint16_t port = scripted_server_port(s);
