@@ -28,6 +28,7 @@ struct command {
 static const struct command commands[CTL_COMMANDS] = {
 	[CTL_PING] = { "ping", "HOST[:PORT]", 1, 1, "round trips to an agent, until interrupted" },
 	[CTL_CAPS] = { "caps", "HOST[:PORT]", 1, 1, "what an agent says of itself" },
+	[CTL_DEVICES] = { "devices", "", 0, 0, "the RDMA devices of this machine" },
 	[CTL_LOCATE] = { "locate", "FILER/PATH", 1, 1,
 			 "a path's entry, and where each visible extent of it is stored" },
 	[CTL_READ] = { "read", "FID", 1, 1, "one needle's bytes to standard output" },
@@ -174,7 +175,7 @@ static const struct opt rows[] = {
 	{ "interval", "SECONDS", 'i', OPT_MILLISECONDS, AT(interval_ms), 1, 3600000, "1",
 	  "pause between two pings", NULL, BIT(CTL_PING) },
 	{ "json", NULL, 0, OPT_FLAG, AT(json), 0, 0, NULL,
-	  "print JSON", NULL, BIT(CTL_PING) | BIT(CTL_CAPS) | BIT(CTL_LOCATE) },
+	  "print JSON", NULL, BIT(CTL_PING) | BIT(CTL_CAPS) | BIT(CTL_DEVICES) | BIT(CTL_LOCATE) },
 	{ "filer", "FILER", 0, OPT_OTHER, 0, 0, 0, NULL,
 	  "a filer, which knows the masters and stands in for volume servers", store_filer, NEEDLES },
 	{ "master", "HOST[:PORT]", 0, OPT_OTHER, 0, 0, 0, NULL,
@@ -379,9 +380,9 @@ static int parse(int argc, char *const argv[], const char **args, struct ctl_opt
 				"a command is needed (kelpctl --help lists the commands)");
 	const struct command *c = &commands[o->command];
 	if (n_args < c->args_min || n_args > c->args_max)
-		return opt_fail(message, bytes, "%s: too %s arguments (usage: kelpctl %s %s)",
+		return opt_fail(message, bytes, "%s: too %s arguments (usage: kelpctl %s%s%s)",
 				c->name, n_args < c->args_min ? "few" : "many", c->name,
-				c->arguments);
+				*c->arguments ? " " : "", c->arguments);
 	err = parse_arguments(args, n_args, o, message, bytes);
 	return err ? err : check_together(o, message, bytes);
 }
@@ -420,8 +421,8 @@ void ctl_options_print_help(FILE *out, enum ctl_command command)
 	if (command) {
 		const struct command *c = &commands[command];
 
-		fprintf(out, "usage: kelpctl %s %s [OPTION...]\n\nPrints %s.\n\noptions:\n",
-			c->name, c->arguments, c->help);
+		fprintf(out, "usage: kelpctl %s%s%s [OPTION...]\n\nPrints %s.\n\noptions:\n",
+			c->name, *c->arguments ? " " : "", c->arguments, c->help);
 		opt_print_help(out, &table, BIT(command), false);
 		return;
 	}

@@ -16,6 +16,7 @@ enum ctl_command {
 	CTL_NONE,
 	CTL_PING,
 	CTL_CAPS,
+	CTL_DEVICES,
 	CTL_LOCATE,
 	CTL_READ,
 	CTL_BENCH,

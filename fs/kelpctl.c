@@ -13,8 +13,8 @@
 
 static int (*const commands[CTL_COMMANDS])(const struct ctl_options *o, char *message,
 					   size_t bytes) = {
-	[CTL_PING] = ctl_ping, [CTL_CAPS] = ctl_caps,   [CTL_LOCATE] = ctl_locate,
-	[CTL_READ] = ctl_read, [CTL_BENCH] = ctl_bench,
+	[CTL_PING] = ctl_ping,     [CTL_CAPS] = ctl_caps, [CTL_DEVICES] = ctl_devices,
+	[CTL_LOCATE] = ctl_locate, [CTL_READ] = ctl_read, [CTL_BENCH] = ctl_bench,
 };
 
 static void print_version(void)

@@ -231,6 +231,22 @@ def test_caps_ends_in_time_where_nobody_answers():
         assert time.monotonic() - start < 3
 
 
+# devices
+
+
+def test_devices_lists_what_the_kernel_has():
+    names = sorted(os.listdir("/sys/class/infiniband")) if os.path.isdir("/sys/class/infiniband") else []
+    result = kelpctl("devices", "--json")
+    if "built without RDMA" in result.error:
+        pytest.skip("built without RDMA")
+    assert sorted({port["device"] for port in json.loads(result.stdout)}) == names
+    text = output("devices").decode()
+    if not names:
+        assert text == "this machine has no RDMA device\n"
+    for name in names:
+        assert f"{name} port 1: " in text
+
+
 # locate
 
 
@@ -552,7 +568,7 @@ def test_unreadable_keys_are_named(tmp_path):
 
 def test_help_lists_the_commands_and_each_command_its_options():
     text = output("--help").decode()
-    for command in ("ping", "caps", "locate", "read", "bench"):
+    for command in ("ping", "caps", "devices", "locate", "read", "bench"):
         assert f"  {command} " in text
         assert "--timeout" in output(command, "--help").decode()
     assert "--offset" in output("read", "-h").decode() and "--offset" not in output("bench", "-h").decode()
@@ -560,7 +576,7 @@ def test_help_lists_the_commands_and_each_command_its_options():
 
 def test_the_man_page_has_every_option_of_the_help():
     page = output("--dump-options=man").decode().replace("\\-", "-")
-    for command in ("ping", "caps", "locate", "read", "bench"):
+    for command in ("ping", "caps", "devices", "locate", "read", "bench"):
         section = page.split(f".SS {command} ")[1].split(".SS ")[0] + page.split(".SH OPTIONS OF EVERY")[1]
         for line in output(command, "--help").decode().split("options:\n")[1].splitlines():
             option = line.split("--")[1].split()[0]
