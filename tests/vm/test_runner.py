@@ -167,7 +167,7 @@ iptables -nvxL INPUT
 def test_wire_inside_one_vm_comes_back_after_link_down(run):
     result = run("--net", "pair", "bash", "-e", "-c", """
 ip link set rdma0 down
-! ping -c 1 -W 1 $KELP_VM_PEER
+if ping -c 1 -W 1 $KELP_VM_PEER; then exit 9; fi
 ip link set rdma0 up
 sleep 1
 ping -c 1 -W 5 $KELP_VM_PEER
