@@ -113,6 +113,7 @@ static void volume_free(struct volume *v)
 
 static void server_free(struct server_node *node)
 {
+	breaker_destroy(&node->server.rdma);
 	breaker_destroy(&node->server.agent);
 	breaker_destroy(&node->server.http);
 	free(node);
@@ -242,6 +243,7 @@ static struct server *server_intern(struct locator *l, const struct endpoint *ad
 	}
 	breaker_init(&node->server.http);
 	breaker_init(&node->server.agent);
+	breaker_init(&node->server.rdma);
 	return &node->server;
 }
 

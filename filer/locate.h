@@ -22,6 +22,7 @@ struct server {
 	char url[ENDPOINT_STR_MAX]; /* immutable */
 	struct breaker http; /* of its HTTP port */
 	struct breaker agent; /* of the agent beside it */
+	struct breaker rdma; /* of that over RDMA */
 	atomic_uint_fast64_t reads, failures, bytes;
 };
 

@@ -15,6 +15,7 @@
 #include "fs/options.h"
 #include "rdma/client.h"
 #include "rdma/transport.h"
+#include "rdma/verbs.h"
 
 /* Finding the masters must not hold up a mount whose filer has no gRPC port open. */
 #define MASTERS_TIMEOUT_MS 3000
@@ -132,25 +133,42 @@ static int open_agents(const struct options *o, struct cluster *c)
 		.tokens = c->tokens,
 		.required = o->agent == AGENT_REQUIRE,
 	};
+	struct verbs_settings verbs = {
+		.device = o->rdma_device,
+		.tos = o->rdma_tos == RDMA_TOS_SYSTEM ? -1 : (int)o->rdma_tos,
+		.spin_us = VERBS_SPIN_US,
+	};
 
 	if (o->agent == AGENT_OFF || !c->n_masters)
 		return 0;
-	return client_new(&cfg, &c->agents);
+	int err = client_new(&cfg, &c->agents);
+	if (err || o->rdma == AGENT_OFF)
+		return err;
+	err = verbs_set(&verbs);
+	if (err)
+		return err;
+	cfg.transport = &client_verbs;
+	cfg.directory = c->agents;
+	cfg.required = o->rdma == AGENT_REQUIRE;
+	return client_new(&cfg, &c->rdma);
 }
 
 /* The order in which sources are tried. */
 static int open_fetcher(const struct options *o, struct cluster *c)
 {
-	struct source sources[3];
+	bool rdma_only = o->rdma == AGENT_REQUIRE;
+	struct source sources[4];
 	struct fetch_config cfg = {
 		.sources = sources,
 		.locator = c->locator,
 		.verify_md5 = o->verify == VERIFY_MD5,
 	};
 
-	if (c->agents)
+	if (c->rdma)
+		sources[cfg.n_sources++] = client_source(c->rdma);
+	if (c->agents && !rdma_only)
 		sources[cfg.n_sources++] = client_source(c->agents);
-	if (o->agent != AGENT_REQUIRE) {
+	if (o->agent != AGENT_REQUIRE && !rdma_only) {
 		if (c->n_masters)
 			sources[cfg.n_sources++] = needle_http_source(c->needles);
 		sources[cfg.n_sources++] = needle_proxy_source(c->needles);
@@ -201,7 +219,10 @@ close_cluster:
 void cluster_close(struct cluster *c)
 {
 	fetcher_free(c->fetcher);
+	client_free(c->rdma);
 	client_free(c->agents);
+	if (c->rdma)
+		verbs_release();
 	needle_http_free(c->needles);
 	locator_free(c->locator);
 	filer_free(c->filer);

@@ -24,6 +24,7 @@ struct cluster {
 	struct locator *locator;
 	struct needle_http *needles;
 	struct client *agents; /* NULL: not used */
+	struct client *rdma; /* NULL: likewise */
 	struct fetcher *fetcher;
 	size_t n_masters; /* known; 0: every chunk goes through the filer */
 };

@@ -26,6 +26,8 @@
 #include "rdma/agent/disk.h"
 #include "rdma/agent/store.h"
 #include "rdma/agent/transport.h"
+#include "rdma/agent/verbs.h"
+#include "rdma/device.h"
 
 #define SOFTWARE "kelpd " KELP_VERSION
 #define VOLUME_SERVER_TIMEOUT_MS 5000
@@ -39,6 +41,7 @@ struct kelpd {
 	struct store *store;
 	struct agent agent;
 	struct listener *tcp;
+	struct listener *verbs; /* NULL: no RDMA here */
 	unsigned active_before; /* connections, when memory was last looked at */
 	struct {
 		uint64_t refused, version_refused, malformed, stalled, denied, io;
@@ -58,7 +61,11 @@ static void print_version(void)
 		       disk_fd(d) >= 0 ? "used" : "not permitted, reads from disk block");
 		disk_free(d);
 	}
-	printf("transports: tcp\n");
+#ifdef HAVE_VERBS
+	printf("transports: rdma, tcp\n");
+#else
+	printf("transports: tcp (built without RDMA)\n");
+#endif
 }
 
 /* --- starting --- */
@@ -148,6 +155,46 @@ static int open_store(struct kelpd *k, char *message, size_t bytes)
 	return 0;
 }
 
+/* The first port that works speaks for all in the hello. */
+static int describe_port(void *arg, const struct device_port *p)
+{
+	struct agent *a = arg;
+	const struct device_gid *gid = device_best_gid(p);
+
+	if (!p->active)
+		return 0;
+	snprintf(a->device, sizeof(a->device), "%s", p->device);
+	snprintf(a->port_gid, sizeof(a->port_gid), "%s", gid ? gid->text : "");
+	a->port_lid = p->lid;
+	a->vendor_id = p->vendor_id;
+	return 1;
+}
+
+/* Before the TCP listener, whose hello tells of it. Without RDMA there is still that. */
+static void listen_for_verbs(struct kelpd *k, const struct listener_config *cfg)
+{
+	struct agent *a = &k->agent;
+	char message[LAUNCH_MESSAGE_BYTES];
+
+	a->n_addresses = device_addresses(cfg->port, a->addresses, WIRE_ADDRESSES_MAX);
+	if (a->n_addresses == 0) {
+		log_info("no RDMA device with an address here: TCP only");
+		return;
+	}
+	device_walk(describe_port, a);
+	if (device_check_memlock(a->cfg.staging_bytes_max, message, sizeof(message)))
+		log_warning("%s", message);
+	int err = agent_verbs.listen(a, cfg, &k->verbs);
+	if (err) {
+		log_warning("cannot listen for RDMA connections: %s; TCP only", strerror(-err));
+		a->n_addresses = 0;
+		return;
+	}
+	for (size_t i = 0; i < a->n_addresses; i++)
+		log_info("listening for RDMA on %s, port %u (device %s)", a->addresses[i].host,
+			 cfg->port, a->device);
+}
+
 static int start_listening(struct kelpd *k, char *message, size_t bytes)
 {
 	const struct kelpd_options *o = k->options;
@@ -163,8 +210,11 @@ static int start_listening(struct kelpd *k, char *message, size_t bytes)
 					  .threads = o->threads };
 
 	agent_init(&k->agent, &cfg);
+	listen_for_verbs(k, &listen);
 	int err = agent_tcp.listen(&k->agent, &listen, &k->tcp);
 	if (err) {
+		if (k->verbs)
+			agent_verbs.stop(k->verbs, deadline_in_ms(0));
 		snprintf(message, bytes, "cannot listen on %s, port %u: %s", host, o->listen_port,
 			 strerror(-err));
 		return err;
@@ -340,6 +390,8 @@ static int run_kelpd(void *arg, struct launch *l, char *message, size_t bytes)
 		notify_manager("READY=1");
 		serve(&k, &signals);
 		notify_manager("STOPPING=1");
+		if (k.verbs)
+			agent_verbs.stop(k.verbs, deadline_in_ms(STOP_TIMEOUT_MS));
 		agent_tcp.stop(k.tcp, deadline_in_ms(STOP_TIMEOUT_MS));
 		log_statistics(&k);
 		log_info("ended");

@@ -24,6 +24,7 @@
 #include "fs/ops.h"
 #include "fs/options.h"
 #include "fs/reader.h"
+#include "rdma/verbs.h"
 
 #define DIR_THREADS 2
 
@@ -106,8 +107,14 @@ static int look_up_root(struct mount *m, char *message, size_t bytes)
 static int open_reader(struct mount *m)
 {
 	const struct options *o = m->options;
+	void *base;
+	size_t bytes;
 	int err = slab_new(o->slab_bytes, &m->slab);
 
+	if (err)
+		return err;
+	slab_region(m->slab, &base, &bytes);
+	err = verbs_region_add(SLAB_REGION, base, bytes);
 	if (err)
 		return err;
 	err = slab_populate_start(m->slab);

@@ -34,6 +34,8 @@ enum agent_mode {
 	AGENT_REQUIRE,
 };
 
+#define RDMA_TOS_SYSTEM 256
+
 enum verify_mode {
 	VERIFY_OFF,
 	VERIFY_MD5,
@@ -113,6 +115,9 @@ struct options {
 	enum volume_access volume_access;
 	enum verify_mode verify;
 	enum agent_mode agent;
+	enum agent_mode rdma;
+	char *rdma_device;
+	unsigned rdma_tos; /* RDMA_TOS_SYSTEM: the system's */
 	unsigned agent_port;
 	enum log_target log;
 

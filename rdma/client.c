@@ -131,7 +131,7 @@ static void agent_free(struct agent *a)
 
 static struct agent_key key_of(const struct client *c, const struct endpoint *server)
 {
-	struct agent_key key = { .port = c->cfg.port };
+	struct agent_key key = { .port = c->cfg.directory ? server->port : c->cfg.port };
 	struct endpoint mapped;
 	const char *host = server->host;
 
@@ -312,14 +312,46 @@ static int resolve(const struct agent_key *key, struct client_address *ret)
 	return 0;
 }
 
+static void try_to_connect(struct client *c, const struct agent_key *key,
+			   struct client_address *ret_address, struct attempt *ret)
+{
+	ret->err = resolve(key, ret_address);
+	if (!ret->err)
+		connect_once(c, ret_address, deadline_in_ms(c->cfg.connect_ms), ret);
+}
+
+/* Where the directory's agent says that it can be reached. */
+static void try_told_addresses(struct client *c, const struct agent_key *server,
+			       struct client_address *ret_address, struct attempt *ret)
+{
+	struct endpoint e = { .port = server->port };
+	struct wire_hello_reply hello;
+	int64_t rtt_ns;
+
+	memcpy(e.host, server->host, sizeof(e.host));
+	ret->err = client_ping(c->cfg.directory, &e, deadline_in_ms(c->cfg.connect_ms), &hello,
+			       &rtt_ns);
+	if (ret->err)
+		return;
+	ret->err = -EOPNOTSUPP;
+	for (size_t i = 0; i < hello.n_addresses && ret->err; i++) {
+		struct agent_key told = { .port = hello.addresses[i].port };
+
+		strncpy(told.host, hello.addresses[i].host, sizeof(told.host) - 1);
+		try_to_connect(c, &told, ret_address, ret);
+	}
+}
+
 /* PROBING or REPROBING -> UP or ABSENT; by the keeper. */
 static void probe(struct client *c, struct agent *a)
 {
 	struct client_address address = { 0 };
-	struct attempt attempt = { .err = resolve(&a->key, &address) };
+	struct attempt attempt = { 0 };
 
-	if (!attempt.err)
-		connect_once(c, &address, deadline_in_ms(c->cfg.connect_ms), &attempt);
+	if (c->cfg.directory)
+		try_told_addresses(c, &a->key, &address, &attempt);
+	else
+		try_to_connect(c, &a->key, &address, &attempt);
 	LOCK_SCOPE(&a->lock);
 	a->address = address;
 	note_attempt(c, a, &attempt);
@@ -704,6 +736,18 @@ static struct breaker *source_breaker(struct server *server)
 	return &server->agent;
 }
 
+static struct breaker *rdma_breaker(struct server *server)
+{
+	return &server->rdma;
+}
+
+static const struct source_ops rdma_ops = {
+	.name = "rdma",
+	.read_range = source_read_range,
+	.read_whole = source_read_whole,
+	.breaker = rdma_breaker,
+};
+
 static const struct source_ops tcp_ops = {
 	.name = "tcp",
 	.read_range = source_read_range,
@@ -713,7 +757,9 @@ static const struct source_ops tcp_ops = {
 
 struct source client_source(struct client *c)
 {
-	return (struct source){ .ops = &tcp_ops, .self = c, .per_server = true };
+	return (struct source){ .ops = c->cfg.directory ? &rdma_ops : &tcp_ops,
+				.self = c,
+				.per_server = true };
 }
 
 /* --- life --- */

@@ -38,6 +38,9 @@ struct token_source;
 struct client_config {
 	const struct client_transport *transport;
 	uint16_t port; /* of agents; 0: WIRE_PORT */
+	/* Whose agents say where they take connections of this transport; port and map are that one's
+	 * then. Borrowed; freed after this one. NULL: they are at port. */
+	struct client *directory;
 	/* Where the agent of a volume server is, if elsewhere than on its host at port. True: *ret is
 	 * set. NULL: there is none elsewhere. Must be quick: it is asked for every read. */
 	bool (*map)(void *arg, const struct endpoint *server, struct endpoint *ret);
@@ -65,7 +68,8 @@ int client_new(const struct client_config *cfg, struct client **ret);
 /* Closes all connections; no read may be under way. Takes NULL. */
 void client_free(struct client *c);
 
-/* The agents as a source of needle bytes, per server, with server->agent as its breaker. Answers
+/* The agents as a source of needle bytes, per server, with server->agent as its breaker, or
+ * server->rdma with a directory. Answers
  * -EOPNOTSUPP for what they cannot serve, at once where an agent is known not to be there. */
 struct source client_source(struct client *c);
 

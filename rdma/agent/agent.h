@@ -61,7 +61,11 @@ struct agent {
 	struct staging_budget staging;
 	atomic_uint active; /* connections that are there, with those being refused */
 	struct agent_counters counters;
-	/* Where verbs connections are taken; immutable once listeners run. */
+	/* The RDMA device, and where verbs connections are taken; immutable once listeners run. */
+	char device[64]; /* "" without */
+	char port_gid[48];
+	uint32_t port_lid;
+	uint64_t vendor_id;
 	size_t n_addresses;
 	struct wire_address addresses[WIRE_ADDRESSES_MAX];
 };

@@ -141,6 +141,10 @@ static void describe_agent(const struct session *s, struct wire_hello_reply *m)
 				       ? a->cfg.lease_connection_bytes_max
 				       : a->cfg.staging_connection_bytes_max;
 	snprintf(m->software, sizeof(m->software), "%s", a->cfg.software);
+	memcpy(m->device, a->device, sizeof(m->device));
+	memcpy(m->port_gid, a->port_gid, sizeof(m->port_gid));
+	m->port_lid = a->port_lid;
+	m->vendor_id = a->vendor_id;
 	m->n_addresses = a->n_addresses;
 	memcpy(m->addresses, a->addresses, sizeof(m->addresses));
 }
