@@ -62,9 +62,9 @@ class Volumes:
 class Agent(weed.Process):
     _numbers = itertools.count()
 
-    def __init__(self, work_dir, *arguments, env=None):
-        self.port = weed.free_port()
-        command = [kelpd_binary(), "-f", "--listen", f"{weed.HOST}:{self.port}", *arguments]
+    def __init__(self, work_dir, *arguments, env=None, host=weed.HOST, port=None):
+        self.host, self.port = host, port or weed.free_port()
+        command = [kelpd_binary(), "-f", "--listen", f"{self.host}:{self.port}", *arguments]
         super().__init__(f"kelpd{next(self._numbers)}", command, work_dir, dict(mounts.command_env(), **(env or {})))
         self.wait_ready()
 
@@ -72,7 +72,7 @@ class Agent(weed.Process):
         def listens():
             assert self.running(), self.log_tail()
             try:
-                socket.create_connection((weed.HOST, self.port), 1).close()
+                socket.create_connection((self.host, self.port), 1).close()
                 return True
             except OSError:
                 return False
@@ -80,7 +80,7 @@ class Agent(weed.Process):
         weed.wait_until(listens, "kelpd listens")
 
     def client(self, **options):
-        return ac.Client(self.port, **options)
+        return ac.Client(self.port, host=self.host, **options)
 
     def end(self):
         """Ends it as an operator would; it has to do so cleanly."""

@@ -1,0 +1,794 @@
+"""kelpfs reads through kelpd over TCP: the bytes are right and come from where they should, whatever
+happens to the agent, to the volumes and to the data."""
+
+import contextlib
+import errno
+import itertools
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import agent_client as ac
+import corpus as doors
+import mounts
+import weed
+import wire
+from test_agent import Agent, active_connections
+from test_content import assert_same, ranges
+from test_failures import chunk_ids, read_direct
+from test_security import KEYS, toml
+from test_security import write_headers as filer_write_headers
+
+pytestmark = pytest.mark.skipif(os.environ.get("KELP_TEST_MOUNT") == "weed", reason="about kelpfs's own sources")
+
+KIB = 1 << 10
+MIB = 1 << 20
+TIMEOUT_S = 10  # kelpfs's default for one request
+BOUND_S = TIMEOUT_S + 1.5  # with what a busy test machine adds
+FULL_S = 5  # after which an agent that took no more connections is asked again
+SLOW = 4 if mounts.sanitized() else 1
+DATA = doors.noise(24 * MIB, "mount agent")
+
+
+def reads_by_source(mount):
+    """Ends the mount, and returns what it then says: {source: (reads, bytes)}."""
+    assert mount.unmount() == 0
+    line = re.search(r"reads by source: (.*); failed \d+", mount.log_text())[1]
+    return {name: (int(reads), int(n)) for name, reads, n in re.findall(r"(\w+) (\d+) \((\d+) bytes\)", line)}
+
+
+def bytes_sent(process):
+    """By a server, to sockets for the most part."""
+    return int(re.search(r"^wchar: (\d+)", Path(f"/proc/{process.pid}/io").read_text(), re.MULTILINE)[1])
+
+
+def read_past_caches(path, offset, length):
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        return os.pread(fd, length, offset)
+    finally:
+        os.close(fd)
+
+
+def at_once(readers, function, meanwhile=lambda: None):
+    """function(number) on so many threads, and meanwhile() on this one, whose children live as long as
+    it does; the first failure is raised."""
+    failures = []
+
+    def run(number):
+        try:
+            function(number)
+        except (AssertionError, OSError) as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(readers)]
+    for thread in threads:
+        thread.start()
+    try:
+        meanwhile()
+    finally:
+        for thread in threads:
+            thread.join()
+    if failures:
+        raise failures[0]
+
+
+# Everything reads back through the agent alone
+
+
+@pytest.fixture(scope="module")
+def corpus_agent(cluster, work_dir):
+    agent = Agent(work_dir, "--dir", cluster.work_dir / "volume0")
+    yield agent
+    agent.end()
+
+
+@pytest.fixture(params=sorted(doors.DOORS))
+def only_agent(request, cluster, corpus, corpus_agent, mount_kelpfs):
+    """[(path, bytes)] of one door, in a mount that has only the agent to read from; afterwards it has to
+    have said so, and the volume server has to have sent nothing of them."""
+    opened = corpus(request.param)
+    mount = mount_kelpfs(opened.filer, opened.directory,
+                         options=["agent=require", f"agent_port={corpus_agent.port}"])
+    volume = cluster.processes["volume0"]
+    before = bytes_sent(volume)
+    yield [(mount.path / name, data) for name, data in opened.files.items()]
+    sent = bytes_sent(volume) - before
+    sources = reads_by_source(mount)
+    assert set(sources) == {"tcp"} and sources["tcp"][0] > 0
+    if sources["tcp"][1] > MIB:
+        assert sent < sources["tcp"][1] / 10
+
+
+def test_whole_files_read_back_through_the_agent_alone(only_agent):
+    for path, data in only_agent:
+        assert_same(path.read_bytes(), data, path.name)
+
+
+def test_random_ranges_read_back_through_the_agent_alone(only_agent):
+    for path, data in only_agent:
+        for flags in (os.O_DIRECT, 0):
+            fd = os.open(path, os.O_RDONLY | flags)
+            try:
+                for offset, length in ranges(len(data), 25, path.name):
+                    assert_same(os.pread(fd, length, offset), data[offset:offset + length],
+                                f"{path.name} [{offset}, +{length})")
+            finally:
+                os.close(fd)
+
+
+def test_eight_readers_at_once_read_right_through_the_agent_alone(only_agent):
+    def read(number):
+        for path, data in only_agent:
+            with open(path, "rb", buffering=0) as f:
+                for offset, length in ranges(len(data), 8, number):
+                    assert_same(os.pread(f.fileno(), length, offset), data[offset:offset + length], path.name)
+            assert_same(path.read_bytes(), data, path.name)
+
+    at_once(8, read)
+
+
+def test_inlined_content_needs_no_agent(corpus, mount_kelpfs):
+    opened = corpus("filer_inlined")
+    mount = mount_kelpfs(opened.filer, opened.directory,
+                         options=["agent=require", f"agent_port={weed.free_port()}"])
+    for name in ("empty", "one", "inlined.txt", "inlined.bin"):
+        assert (mount.path / name).read_bytes() == opened.files[name]
+    assert reads_by_source(mount) == {"tcp": (0, 0)}
+
+
+def test_agent_is_preferred_where_there_is_one(corpus, corpus_agent, mount_kelpfs):
+    opened = corpus("s3_multipart")
+    mount = mount_kelpfs(opened.filer, opened.directory, options=[f"agent_port={corpus_agent.port}"])
+    for name, data in opened.files.items():
+        assert_same((mount.path / name).read_bytes(), data, name)
+    sources = reads_by_source(mount)
+    assert sources["tcp"][1] >= sum(map(len, opened.files.values()))
+    assert sources["http"] == sources["filer"] == (0, 0)
+
+
+def test_needle_that_the_volume_server_compressed_unasked_reads_right(cluster, corpus, corpus_agent, mount_kelpfs):
+    """Its entry does not say so: the agent has no ranges of it, and others serve it."""
+    text = doors.prose(300 * KIB)
+    http = wire.Http(cluster.filer_port)
+    fid = corpus.needle(b"to have an id")
+    wire.Http(cluster.volume_ports[0]).post_form("/" + fid, text, filename="t.txt", content_type="text/plain")
+    http.mkdir("/agent")
+    wire.create_entry(cluster.filer_port, "/agent",
+                      wire.entry("unasked.txt", doors.REGULAR, len(text), [wire.chunk(fid, 0, len(text), 1000)]))
+    mount = mount_kelpfs(cluster, options=[f"agent_port={corpus_agent.port}"])
+    assert_same((mount.path / "agent/unasked.txt").read_bytes(), text, "whole")
+    assert_same(read_past_caches(mount.path / "agent/unasked.txt", 100000, 5000), text[100000:105000], "range")
+
+
+# An agent that comes and goes
+
+
+class Beside:
+    """A cluster with one volume server, and agents beside it."""
+
+    def __init__(self, cluster, work_dir):
+        self.cluster = cluster
+        self.work_dir = work_dir
+        self.http = wire.Http(cluster.filer_port)
+        self.volume = cluster.processes["volume0"]
+        self.dir = cluster.work_dir / "volume0"
+        self.numbers = itertools.count()
+        self.http.put("/a/data.bin", DATA, "maxMB=1")
+
+    def start(self, *arguments, **options):
+        return Agent(self.work_dir, "--dir", self.dir, *arguments, **options)
+
+    def small_files(self, count, size=4 * KIB):
+        """A new directory of small files: those that nobody has read yet."""
+        directory = f"/a/small{next(self.numbers)}"
+        data = doors.noise(size, directory)
+        for i in range(count):
+            self.http.put(f"{directory}/{i:05}", data)
+        return directory.lstrip("/"), data
+
+    def vacuum(self):
+        wire.Http(self.cluster.master_port).get("/vol/vacuum", "garbageThreshold=0.0001")
+
+
+@pytest.fixture(scope="module")
+def beside(make_cluster, work_dir):
+    return Beside(make_cluster("beside"), work_dir)
+
+
+@pytest.fixture
+def start_agent(beside):
+    with contextlib.ExitStack() as stack:
+        def start(*arguments, **options):
+            agent = beside.start(*arguments, **options)
+            stack.callback(agent.end)
+            return agent
+
+        yield start
+
+
+@pytest.fixture
+def agent(start_agent):
+    return start_agent()
+
+
+def auto(port):
+    return [f"agent_port={getattr(port, 'port', port)}"]
+
+
+def require(port):
+    return ["agent=require", *auto(port)]
+
+
+def read_all_small(mount, directory, count, data):
+    start = time.monotonic()
+    for i in range(count):
+        assert (mount.path / directory / f"{i:05}").read_bytes() == data
+    return time.monotonic() - start
+
+
+@contextlib.contextmanager
+def listener(serve=lambda connection: None):
+    """A port where connections are taken and handed to serve(); yields (port, connections taken)."""
+    taken = []
+    with socket.create_server((weed.HOST, weed.free_port()), backlog=100) as server:
+        def accept():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    taken.append(connection)
+                    threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        try:
+            yield server.getsockname()[1], taken
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for connection in taken:
+                connection.close()
+
+
+def test_agent_that_is_not_there_costs_nothing(beside, mount_kelpfs):
+    """Two mounts take turns, so that whatever else the machine does meets both."""
+    directory, data = beside.small_files(1000)
+    paths = [mount_kelpfs(beside.cluster, options=options).path / directory
+             for options in (["agent=off"], auto(weed.free_port()))]
+    took_s = ([], [])
+    for i in range(1000):
+        for which in (0, 1) if i % 2 else (1, 0):
+            start = time.monotonic()
+            assert (paths[which] / f"{i:05}").read_bytes() == data
+            took_s[which].append(time.monotonic() - start)
+    without, with_none_there = map(statistics.median, took_s)
+    assert with_none_there < 1.25 * without, (without, with_none_there)
+    assert max(took_s[1]) < 1, "nor the first"
+
+
+def test_agent_that_does_not_answer_costs_one_wait(beside, mount_kelpfs):
+    directory, data = beside.small_files(300)
+    with listener() as (port, taken):
+        mount = mount_kelpfs(beside.cluster, options=auto(port))
+        start = time.monotonic()
+        assert (mount.path / directory / "00000").read_bytes() == data
+        assert time.monotonic() - start < 1.5
+        assert read_all_small(mount, directory, 300, data) < 3 * SLOW
+        assert 1 <= len(taken) <= 5
+        sources = reads_by_source(mount)
+    assert sources["tcp"] == (0, 0) and sources["http"][0] >= 300
+
+
+def taken_up(beside, mount, agent, timeout_s=10):
+    """Reads what is in no cache until the mount has connected to the agent."""
+    directory, data = beside.small_files(200, size=100)
+    unread = iter(range(200))
+
+    def connected():
+        assert (mount.path / directory / f"{next(unread):05}").read_bytes() == data
+        return active_connections(agent) > 1
+
+    weed.wait_until(connected, "the agent is taken up again", timeout_s=timeout_s, every_s=timeout_s / 190)
+
+
+def test_agent_killed_under_a_read_is_not_noticed_and_taken_up_again(beside, start_agent, mount_kelpfs):
+    agent = start_agent()
+    mount = mount_kelpfs(beside.cluster, options=auto(agent))
+    got, longest_s = read_direct(mount.path / "a/data.bin", agent.kill)
+    assert_same(got, DATA, "killed under the read")
+    assert longest_s < 2
+    agent.start()
+    agent.wait_ready()
+    taken_up(beside, mount, agent)
+    fresh = doors.noise(20 * MIB, "fresh")
+    beside.http.put("/a/fresh.bin", fresh, "maxMB=1")
+    assert_same((mount.path / "a/fresh.bin").read_bytes(), fresh, "after the restart")
+    sources = reads_by_source(mount)
+    assert sources["http"][1] > 0, "the killed agent's part"
+    assert sources["tcp"][1] >= len(fresh), "the restarted agent's part"
+
+
+def test_agent_killed_again_and_again_under_eight_readers(beside, start_agent, mount_kelpfs):
+    agent = start_agent()
+    mount = mount_kelpfs(beside.cluster, options=[*auto(agent), "slab=8M"])
+    end = time.monotonic() + 6
+
+    def kill_and_start():
+        while time.monotonic() < end:
+            time.sleep(0.3)
+            agent.kill()
+            time.sleep(0.1)
+            agent.start()
+
+    def read(number):
+        while time.monotonic() < end:
+            for offset, length in ranges(len(DATA), 20, f"{number} {time.monotonic()}"):
+                start = time.monotonic()
+                assert_same(read_past_caches(mount.path / "a/data.bin", offset, length), DATA[offset:offset + length],
+                            f"[{offset}, +{length})")
+                assert time.monotonic() - start < 3 * SLOW
+
+    at_once(8, read, kill_and_start)
+    agent.wait_ready()
+    taken_up(beside, mount, agent, timeout_s=70)
+    assert reads_by_source(mount)["tcp"][1] > 0
+
+
+def test_only_agent_that_is_restarted_under_a_read_is_waited_for(beside, start_agent, mount_kelpfs):
+    agent = start_agent()
+    mount = mount_kelpfs(beside.cluster, options=require(agent))
+
+    begun = threading.Event()
+
+    def restart():
+        assert begun.wait(10)
+        agent.kill()
+        time.sleep(1)
+        agent.start()
+
+    def read(_):
+        got, longest_s = read_direct(mount.path / "a/data.bin", begun.set)
+        assert_same(got, DATA, "restarted under the read")
+        assert longest_s < BOUND_S
+
+    at_once(1, read, restart)
+    assert set(reads_by_source(mount)) == {"tcp"}
+
+
+def test_read_without_its_only_agent_fails_within_the_bound(beside, mount_kelpfs):
+    mount = mount_kelpfs(beside.cluster, options=[*require(weed.free_port()), "timeout=3"])
+    start = time.monotonic()
+    with pytest.raises(OSError) as error:
+        (mount.path / "a/data.bin").read_bytes()
+    assert error.value.errno in (errno.EIO, errno.ETIMEDOUT)
+    assert time.monotonic() - start < 4.5
+
+
+def test_http_takes_over_from_an_agent_that_is_gone_for_good(beside, start_agent, mount_kelpfs):
+    agent = start_agent()
+    mount = mount_kelpfs(beside.cluster, options=auto(agent))
+    assert_same(read_past_caches(mount.path / "a/data.bin", 0, MIB), DATA[:MIB], "with the agent")
+    agent.kill()
+    longest_s = 0
+    for at in range(MIB, len(DATA), MIB):
+        start = time.monotonic()
+        assert_same(read_past_caches(mount.path / "a/data.bin", at, MIB), DATA[at:at + MIB], "without it")
+        longest_s = max(longest_s, time.monotonic() - start)
+    assert longest_s < 2
+    sources = reads_by_source(mount)
+    assert sources["tcp"][1] >= MIB and sources["filer"] == (0, 0)
+    assert sources["tcp"][1] + sources["http"][1] >= len(DATA) and sources["http"][1] >= 10 * MIB
+
+
+def test_stalled_agent_is_routed_around(beside, start_agent, mount_kelpfs):
+    agent = start_agent()
+    mount = mount_kelpfs(beside.cluster, options=auto(agent))
+    try:
+        got, longest_s = read_direct(mount.path / "a/data.bin", lambda: os.kill(agent.pid, signal.SIGSTOP))
+        assert_same(got, DATA, "stalled under the read")
+        assert longest_s < BOUND_S / 2
+    finally:
+        os.kill(agent.pid, signal.SIGCONT)
+    taken_up(beside, mount, agent, timeout_s=30)
+    assert reads_by_source(mount)["http"][1] > 0
+
+
+# Agents that do not want us, or that we do not understand
+
+
+def scripted_hello(status, version=ac.VERSION, text=b""):
+    """A server that answers the hello so."""
+    reply = ac.HELLO_REPLY_HEAD.pack(status, version, 0, 0, ac.CAP_STREAM, 0, 0, 10, 1, 1 << 28, 0, 0, 0, b"", b"",
+                                     b"scripted", text)
+
+    def serve(connection):
+        with contextlib.suppress(OSError):
+            header = connection.recv(ac.HEADER.size, socket.MSG_WAITALL)
+            _, _, _, _, length, _, xid = ac.HEADER.unpack(header)
+            connection.recv(length, socket.MSG_WAITALL)
+            connection.sendall(ac.message(ac.HELLO_REPLY, reply, xid=xid, version=version))
+            if status:
+                connection.sendall(ac.message(ac.GOODBYE, ac.GOODBYE_BODY.pack(status, text), version=version))
+                connection.shutdown(socket.SHUT_WR)
+
+    return serve
+
+
+OTHERS = {
+    "refuses our version": scripted_hello(ac.VERSION_REFUSED, text=b"version 7 to 9"),
+    "speaks another version": scripted_hello(ac.OK, version=9),
+    "denies us": scripted_hello(ac.DENIED),
+    "is not an agent": lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" + b" " * 100),
+    "hangs up": lambda connection: connection.shutdown(socket.SHUT_RDWR),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_http_serves_where_the_agent(beside, mount_kelpfs, name):
+    directory, data = beside.small_files(100)
+    with listener(OTHERS[name]) as (port, taken):
+        mount = mount_kelpfs(beside.cluster, options=auto(port))
+        assert read_all_small(mount, directory, 100, data) < 3 * SLOW
+        assert_same((mount.path / "a/data.bin").read_bytes(), DATA, "data.bin")
+        assert 1 <= len(taken) <= 5, "it is not asked for every read"
+        sources = reads_by_source(mount)
+    assert sources["tcp"] == (0, 0) and sources["http"][1] >= len(DATA)
+
+
+def test_key_of_another_cluster_is_refused_and_http_serves(beside, start_agent, mount_kelpfs, tmp_path):
+    ours, theirs = tmp_path / "ours.toml", tmp_path / "theirs.toml"
+    ours.write_text(toml({"jwt.signing.read": "one key"}))
+    theirs.write_text(toml({"jwt.signing.read": "another key"}))
+    agent = start_agent("--security", theirs)
+    mount = mount_kelpfs(beside.cluster, options=[*auto(agent), f"security={ours}"])
+    assert_same((mount.path / "a/data.bin").read_bytes(), DATA, "data.bin")
+    sources = reads_by_source(mount)
+    assert sources["tcp"] == (0, 0) and sources["http"][1] >= len(DATA)
+
+
+def test_http_takes_over_where_the_agent_takes_no_more_connections(beside, start_agent, mount_kelpfs):
+    agent = start_agent("--max-connections", "2")
+    occupants = [agent.client() for _ in range(2)]
+    mount = mount_kelpfs(beside.cluster, options=auto(agent))
+    start = time.monotonic()
+    assert_same((mount.path / "a/data.bin").read_bytes(), DATA, "data.bin")
+    assert time.monotonic() - start < 5 * SLOW
+    occupants.pop().close()
+    fresh = doors.noise(10 * MIB, "after the limit")
+    beside.http.put("/a/limit.bin", fresh, "maxMB=1")
+    directory, data = beside.small_files(100, size=100)
+    end = time.monotonic() + 2 * FULL_S + 2
+    unread = iter(range(100))
+
+    def in_use():
+        assert (mount.path / directory / f"{next(unread):05}").read_bytes() == data
+        occupied = occupants[-1]
+        with agent.client() as probe:
+            return probe.reply.status == ac.EXHAUSTED and occupied.ping() is None
+
+    weed.wait_until(in_use, "the agent is taken up", timeout_s=end - time.monotonic(), every_s=0.2)
+    assert_same((mount.path / "a/limit.bin").read_bytes(), fresh, "limit.bin")
+    sources = reads_by_source(mount)
+    assert sources["http"][1] >= len(DATA), "while it was full"
+    assert sources["tcp"][1] >= len(fresh) // 2, "afterwards"
+    occupants[-1].close()
+
+
+def test_eight_readers_share_the_two_connections_that_the_agent_takes(beside, start_agent, mount_kelpfs):
+    agent = start_agent("--max-connections", "2")
+    mount = mount_kelpfs(beside.cluster, options=[*auto(agent), "slab=8M"])
+
+    def read(number):
+        for offset, length in ranges(len(DATA), 40, number):
+            assert_same(read_past_caches(mount.path / "a/data.bin", offset, length), DATA[offset:offset + length],
+                        f"[{offset}, +{length})")
+
+    at_once(8, read)
+    sources = reads_by_source(mount)
+    assert sources["tcp"][1] > sources.get("http", (0, 0))[1]
+
+
+# Tokens
+
+
+@pytest.fixture(scope="module")
+def guarded(make_cluster, work_dir):
+    """A cluster where all keys are set, with an agent that has them."""
+    cluster = make_cluster("guarded-agent", security=toml(KEYS), write_headers=filer_write_headers)
+    for name, data in (("data.bin", DATA), ("small", b"small")):
+        wire.Http(cluster.filer_port).request("PUT", f"/secret/{name}", data, headers=filer_write_headers(),
+                                              query="maxMB=1")
+    agent = Agent(work_dir, "--dir", cluster.work_dir / "volume0", "--security", cluster.work_dir / "security.toml")
+    yield cluster, agent
+    agent.end()
+
+
+@pytest.mark.parametrize("sections", [["jwt.filer_signing.read", "jwt.signing.read"], ["jwt.filer_signing.read"]],
+                         ids=["volume key at hand", "tokens from the master"])
+def test_agent_that_wants_tokens_serves_who_may_read(guarded, mount_kelpfs, tmp_path, sections):
+    cluster, agent = guarded
+    path = tmp_path / "security.toml"
+    path.write_text(toml({section: KEYS[section] for section in sections}))
+    mount = mount_kelpfs(cluster, options=[*require(agent), f"security={path}"])
+    assert (mount.path / "secret/small").read_bytes() == b"small"
+    assert_same((mount.path / "secret/data.bin").read_bytes(), DATA, "data.bin")
+    sources = reads_by_source(mount)
+    assert set(sources) == {"tcp"} and sources["tcp"][1] >= len(DATA)
+    said = mount.log_text() + agent.log_text()
+    assert not any(key in said for key in KEYS.values())
+
+
+def test_agent_with_an_outdated_key_is_passed_by(guarded, mount_kelpfs, work_dir, tmp_path):
+    cluster, _ = guarded
+    old, path = tmp_path / "old.toml", tmp_path / "security.toml"
+    old.write_text(toml({"jwt.signing.read": "the key before"}))
+    path.write_text(toml({"jwt.filer_signing.read": KEYS["jwt.filer_signing.read"]}))
+    agent = Agent(work_dir, "--dir", cluster.work_dir / "volume0", "--security", old)
+    try:
+        mount = mount_kelpfs(cluster, options=[*auto(agent), f"security={path}"])
+        assert_same((mount.path / "secret/data.bin").read_bytes(), DATA, "data.bin")
+        sources = reads_by_source(mount)
+        assert sources["tcp"][1] == 0 and sources["http"][1] >= len(DATA)
+    finally:
+        agent.end()
+
+
+# Change while reading
+
+
+def test_vacuum_deletes_overwrites_and_appends_while_reading_through_the_agent_alone(make_cluster, work_dir,
+                                                                                     mount_kelpfs):
+    """What does not change is always right; what does is one of its versions, or says that it is gone."""
+    beside = Beside(make_cluster("changing"), work_dir)
+    agent = beside.start()
+    mount = mount_kelpfs(beside.cluster, options=[*require(agent), "slab=8M", "attr_timeout=0", "entry_timeout=0"])
+    steady = {f"a/steady{i}": doors.noise(150 * KIB + i, f"steady {i}") for i in range(12)}
+    for name, data in steady.items():
+        beside.http.put("/" + name, data, "maxMB=1")
+    versions = [doors.noise(200 * KIB, f"version {i}") for i in range(5)]
+    line = doors.noise(10 * KIB, "line")
+    beside.http.put("/a/changing", versions[0])
+    beside.http.put("/a/growing", line)
+    inodes = {path: path.stat().st_ino for path in beside.dir.glob("*.dat")}
+    end = time.monotonic() + 8
+    seen = set()
+
+    def write():
+        for i in itertools.count(1):
+            if time.monotonic() > end:
+                return
+            beside.http.put("/a/changing", versions[i % len(versions)])
+            beside.http.put(f"/a/doomed{i % 3}", doors.noise(100 * KIB, f"doomed {i % 7}"))
+            beside.http.put("/a/growing", line, "op=append")
+            beside.http.delete(f"/a/doomed{i % 3}")
+            if i % 20 == 0:
+                beside.vacuum()
+
+    def read_changing(name, is_right):
+        try:
+            data = (mount.path / "a" / name).read_bytes()
+        except OSError as error:
+            assert error.errno in (errno.ENOENT, errno.ESTALE, errno.EIO), error
+            return
+        assert is_right(data), f"{name}: {len(data)} bytes that nobody wrote so"
+        seen.add(name)
+
+    def read(number):
+        chance = random.Random(number)
+        doomed = {doors.noise(100 * KIB, f"doomed {i}") for i in range(7)}
+        while time.monotonic() < end:
+            name, data = chance.choice(sorted(steady.items()))
+            offset = chance.randrange(len(data))
+            assert_same(read_past_caches(mount.path / name, offset, 30000), data[offset:offset + 30000], name)
+            name, data = chance.choice(sorted(steady.items()))
+            assert_same((mount.path / name).read_bytes(), data, name)
+            read_changing("changing", lambda data: data in versions)
+            read_changing("doomed1", lambda data: data in doomed)
+            read_changing("growing", lambda data: data and data == line * (len(data) // len(line)))
+
+    try:
+        at_once(4, read, write)
+        assert {"changing", "growing"} <= seen
+        assert any(path.stat().st_ino != inode for path, inode in inodes.items()), "nothing was vacuumed"
+        for name, data in steady.items():
+            assert_same((mount.path / name).read_bytes(), data, name)
+        assert (mount.path / "a/growing").read_bytes() == beside.http.get("/a/growing")
+        assert set(reads_by_source(mount)) == {"tcp"}
+    finally:
+        agent.end()
+
+
+# Two volume servers with an agent each
+
+
+SECOND_HOST = "127.0.0.2"
+
+
+class TwoHosts(weed.Cluster):
+    """The second volume server has an address of its own, as agents have one port on every host."""
+
+    def _add(self, name, *args):
+        if name == "volume1":
+            args = (*args, f"-ip={SECOND_HOST}", f"-ip.bind={SECOND_HOST}")
+        super()._add(name, *args)
+
+    def shell(self, *commands):
+        result = subprocess.run([weed.weed_binary(), "shell", f"-master={self.master}", f"-filer={self.filer}"],
+                                input="\n".join(("lock", *commands, "unlock", "")), text=True, capture_output=True,
+                                cwd=self.work_dir, timeout=60)
+        output = result.stdout + result.stderr
+        assert "error" not in output.lower(), output
+
+
+class Pair:
+    """Two volume servers on hosts of their own, and an agent beside each."""
+
+    def __init__(self, work_dir, name, **options):
+        self.cluster = TwoHosts(work_dir / name, volumes=2, **options)
+        self.http = wire.Http(self.cluster.filer_port)
+        self.dirs = [self.cluster.work_dir / f"volume{i}" for i in range(2)]
+        self.volumes = [f"{host}:{port}" for host, port in zip((weed.HOST, SECOND_HOST), self.cluster.volume_ports)]
+        self.port = weed.free_port()
+        self.agents = [Agent(work_dir, "--dir", d, host=host, port=self.port)
+                       for d, host in zip(self.dirs, (weed.HOST, SECOND_HOST))]
+
+    def revive(self):
+        for agent in self.agents:
+            if not agent.running():
+                agent.start()
+                agent.wait_ready()
+
+    def end(self):
+        for agent in self.agents:
+            agent.end()
+        self.cluster.stop()
+
+    def flip(self, host, data, at):
+        """Flips the byte of a stored needle on one host's disk; the position in its file."""
+        for path in self.dirs[host].glob("*.dat"):
+            content = path.read_bytes()
+            start = content.find(data[:1000])
+            if start >= 0:
+                with open(path, "r+b") as f:
+                    f.seek(start + at)
+                    f.write(bytes([content[start + at] ^ 0xFF]))
+                return
+        raise AssertionError("the needle is not there")
+
+
+@pytest.fixture(scope="module")
+def _replicated(work_dir):
+    pair = Pair(work_dir, "replicated-agents", replication="001")
+    pair.http.put("/r/data.bin", DATA, "maxMB=1")
+    yield pair
+    pair.end()
+
+
+@pytest.fixture
+def replicated(_replicated):
+    yield _replicated
+    _replicated.revive()
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_agent_of_a_replica_killed_under_a_read_is_replaced_by_the_other(replicated, mount_kelpfs, victim):
+    mount = mount_kelpfs(replicated.cluster, options=require(replicated.port))
+    got, longest_s = read_direct(mount.path / "r/data.bin", replicated.agents[victim].kill)
+    assert_same(got, DATA, "killed under the read")
+    assert longest_s < 2
+    assert set(reads_by_source(mount)) == {"tcp"}
+
+
+def test_reads_go_to_the_agents_of_both_replicas(replicated, mount_kelpfs):
+    mount = mount_kelpfs(replicated.cluster, options=require(replicated.port))
+    assert_same((mount.path / "r/data.bin").read_bytes(), DATA, "data.bin")
+    for agent in replicated.agents:
+        assert active_connections(agent) > 1
+    assert set(reads_by_source(mount)) == {"tcp"}
+
+
+@pytest.mark.parametrize("size", [100, 40 * KIB, 500 * KIB])
+@pytest.mark.parametrize("option", ["require", "auto"])
+def test_flipped_byte_on_one_disk_is_detected_and_the_other_replica_serves(replicated, mount_kelpfs, size, option):
+    copies = 8  # every one would have to be read from the good replica by chance
+    files = [doors.noise(size, f"flipped {option} {i}") for i in range(copies)]
+    for i, data in enumerate(files):
+        replicated.http.put(f"/flipped-{option}/{size}-{i}", data)
+        replicated.flip(1, data, size // 2)
+    mount = mount_kelpfs(replicated.cluster, options=[f"agent={option}", *auto(replicated.port)])
+    for i, data in enumerate(files):
+        assert_same((mount.path / f"flipped-{option}/{size}-{i}").read_bytes(), data, f"{size}-{i}")
+
+
+@pytest.mark.parametrize("size", [100, 40 * KIB, 500 * KIB])
+@pytest.mark.parametrize("option", ["require", "auto"])
+def test_flipped_byte_on_every_disk_is_eio(replicated, mount_kelpfs, size, option):
+    data = doors.noise(size, f"flipped everywhere {option}")
+    replicated.http.put(f"/everywhere-{option}/{size}", data)
+    for host in (0, 1):
+        replicated.flip(host, data, size // 2)
+    mount = mount_kelpfs(replicated.cluster, options=[f"agent={option}", *auto(replicated.port)])
+    start = time.monotonic()
+    with pytest.raises(OSError) as error:
+        (mount.path / f"everywhere-{option}/{size}").read_bytes()
+    assert error.value.errno == errno.EIO
+    assert time.monotonic() - start < BOUND_S
+    assert_same(read_past_caches(mount.path / "r/data.bin", 0, MIB), DATA[:MIB], "the mount works on")
+
+
+@pytest.fixture(scope="module")
+def movable(work_dir):
+    """One copy of everything."""
+    pair = Pair(work_dir, "movable-agents")
+    yield pair
+    pair.end()
+
+
+def volume_hosts(pair, volume):
+    return [i for i in range(2) if (pair.dirs[i] / f"{volume}.dat").exists()]
+
+
+def move_volume(pair, volume, source):
+    """As volume.move does it, which refuses to copy from a loopback address."""
+    node = f"-volumeId {volume} -node"
+    pair.cluster.shell(f"volume.mark {node} {pair.volumes[source]} -readonly")
+    for end in ("dat", "vif", "idx"):
+        shutil.copy(pair.dirs[source] / f"{volume}.{end}", pair.dirs[1 - source])
+    pair.cluster.shell(f"volume.mount {node} {pair.volumes[1 - source]}",
+                       f"volume.delete {node} {pair.volumes[source]}")
+
+
+def test_volume_moved_while_it_is_read(movable, mount_kelpfs):
+    files = {f"m/{i}": doors.noise(2 * MIB, f"moved {i}") for i in range(10)}
+    for name, data in files.items():
+        movable.http.put("/" + name, data, "maxMB=1")
+    fids = [fid for name in files for fid in chunk_ids(movable.http, "/" + name)]
+    volume = max({fid.split(",")[0] for fid in fids}, key=[fid.split(",")[0] for fid in fids].count)
+    source, = volume_hosts(movable, volume)
+    mount = mount_kelpfs(movable.cluster, options=[*require(movable.port), "slab=8M"])
+    moved = threading.Event()
+
+    def move():
+        try:
+            move_volume(movable, volume, source)
+        finally:
+            moved.set()
+
+    def read(number):
+        passes_after = 0
+        while passes_after < 2:
+            passes_after += moved.is_set()
+            for name, data in files.items():
+                offset = random.Random(name).randrange(MIB)
+                assert_same(read_past_caches(mount.path / name, offset, MIB), data[offset:offset + MIB], name)
+
+    at_once(3, read, move)
+    assert volume_hosts(movable, volume) == [1 - source]
+    assert set(reads_by_source(mount)) == {"tcp"}
+
+
+def test_volume_deleted_while_it_is_read_is_eio_and_others_are_served(movable, mount_kelpfs):
+    wire.Http(movable.cluster.master_port).get("/vol/grow", "collection=doomed&count=1")
+    doomed = doors.noise(8 * MIB, "doomed volume")
+    movable.http.put("/d/doomed", doomed, "maxMB=1&collection=doomed")
+    movable.http.put("/d/kept", DATA, "maxMB=1")
+    mount = mount_kelpfs(movable.cluster, options=[*require(movable.port), "timeout=3"])
+    assert_same(read_past_caches(mount.path / "d/doomed", 0, 100), doomed[:100], "before")
+    movable.cluster.shell("collection.delete -collection doomed -force")
+    start = time.monotonic()
+    with pytest.raises(OSError) as error:
+        read_past_caches(mount.path / "d/doomed", 6 * MIB, MIB)
+    assert error.value.errno in (errno.EIO, errno.ESTALE)
+    assert time.monotonic() - start < 4.5
+    assert_same((mount.path / "d/kept").read_bytes(), DATA, "kept")
+    assert set(reads_by_source(mount)) == {"tcp"}
