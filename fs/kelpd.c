@@ -170,6 +170,17 @@ static int describe_port(void *arg, const struct device_port *p)
 	return 1;
 }
 
+/* Who names an address to listen on means no other. */
+static void keep_address(struct agent *a, const char *host)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < a->n_addresses; i++)
+		if (strcmp(a->addresses[i].host, host) == 0)
+			a->addresses[n++] = a->addresses[i];
+	a->n_addresses = n;
+}
+
 /* Before the TCP listener, whose hello tells of it. Without RDMA there is still that. */
 static void listen_for_verbs(struct kelpd *k, const struct listener_config *cfg)
 {
@@ -179,6 +190,12 @@ static void listen_for_verbs(struct kelpd *k, const struct listener_config *cfg)
 	a->n_addresses = device_addresses(cfg->port, a->addresses, WIRE_ADDRESSES_MAX);
 	if (a->n_addresses == 0) {
 		log_info("no RDMA device with an address here: TCP only");
+		return;
+	}
+	if (cfg->host)
+		keep_address(a, cfg->host);
+	if (a->n_addresses == 0) {
+		log_info("%s is no address of an RDMA device: TCP only", cfg->host);
 		return;
 	}
 	device_walk(describe_port, a);

@@ -418,7 +418,8 @@ static bool take_connection(struct listener *l, struct rdma_cm_id *id,
 	if (!l->shutting_down && before < max + AGENT_REFUSALS_MAX &&
 	    make_connection(l, id, before >= max, wanted) == 0)
 		return true;
-	agent_count(&l->agent->counters.refused, 1);
+	if (before >= max + AGENT_REFUSALS_MAX)
+		agent_count(&l->agent->counters.refused, 1);
 	atomic_fetch_sub(&l->agent->active, 1);
 	rdma_reject(id, NULL, 0);
 	return false;
