@@ -10,6 +10,7 @@
 #include "fs/ctl.h"
 #include "rdma/client.h"
 #include "rdma/transport.h"
+#include "rdma/verbs.h"
 
 static const char *advice(enum wire_status s)
 {
@@ -35,6 +36,10 @@ static int explain(int err, const char *name, const struct wire_hello_reply *r, 
 		return ctl_fail(err, message, bytes,
 				"%s: nothing listens there; is kelpd running, and on that port?",
 				name);
+	case -ENODEV:
+	case -EOPNOTSUPP:
+		return ctl_fail(err, message, bytes,
+				"%s: no RDMA device here leads there (kelpctl devices)", name);
 	case -EPROTO:
 	case -ECONNRESET:
 		return ctl_fail(err, message, bytes, "%s: what answers there is not kelpd", name);
@@ -49,10 +54,16 @@ static int explain(int err, const char *name, const struct wire_hello_reply *r, 
 	}
 }
 
-static int open_one(const struct addrinfo *ai, const char *token, struct deadline d,
-		    struct client_session **ret, struct wire_hello_reply *ret_reply)
+const struct client_transport *ctl_transport(unsigned via)
 {
-	struct client_session_config cfg = { .transport = &client_tcp,
+	return via == VIA_RDMA ? &client_verbs : &client_tcp;
+}
+
+static int open_one(const struct client_transport *transport, const struct addrinfo *ai,
+		    const char *token, struct deadline d, struct client_session **ret,
+		    struct wire_hello_reply *ret_reply)
+{
+	struct client_session_config cfg = { .transport = transport,
 					     .token = token[0] ? token : NULL,
 					     .stall_ms = CLIENT_STALL_MS,
 					     .answer_ms = deadline_left_ms(d) };
@@ -64,9 +75,9 @@ static int open_one(const struct addrinfo *ai, const char *token, struct deadlin
 	return client_session_open(&cfg, d, ret, ret_reply);
 }
 
-int ctl_agent_open(const struct endpoint *agent, struct token_source *tokens, struct deadline d,
-		   struct client_session **ret, struct wire_hello_reply *ret_reply, char *message,
-		   size_t bytes)
+int ctl_agent_open(const struct client_transport *transport, const struct endpoint *agent,
+		   struct token_source *tokens, struct deadline d, struct client_session **ret,
+		   struct wire_hello_reply *ret_reply, char *message, size_t bytes)
 {
 	const struct addrinfo hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM };
 	char name[ENDPOINT_STR_MAX], port[8], token[TOKEN_MAX];
@@ -82,7 +93,7 @@ int ctl_agent_open(const struct endpoint *agent, struct token_source *tokens, st
 		return ctl_fail(-EHOSTUNREACH, message, bytes, "%s: %s", name, gai_strerror(found));
 	err = -EHOSTUNREACH;
 	for (const struct addrinfo *ai = addresses; ai && err; ai = ai->ai_next) {
-		err = open_one(ai, token, d, ret, ret_reply);
+		err = open_one(transport, ai, token, d, ret, ret_reply);
 		if (ret_reply->status != WIRE_OK)
 			break;
 	}

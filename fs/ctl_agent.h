@@ -7,14 +7,18 @@
 #include "filer/base/base.h"
 #include "filer/endpoint.h"
 #include "rdma/session.h"
+#include "rdma/transport.h"
 #include "rdma/wire.h"
 
 struct token_source;
 
-/* Connects and says hello, with a token of the connection where there is a key. On failure: -errno and
+/* Connects over a transport and says hello, with a token of the connection where there is a key. On failure: -errno and
  * a message. */
-int ctl_agent_open(const struct endpoint *agent, struct token_source *tokens, struct deadline d,
-		   struct client_session **ret, struct wire_hello_reply *ret_reply, char *message,
-		   size_t bytes);
+int ctl_agent_open(const struct client_transport *transport, const struct endpoint *agent,
+		   struct token_source *tokens, struct deadline d, struct client_session **ret,
+		   struct wire_hello_reply *ret_reply, char *message, size_t bytes);
+
+/* That of VIA_RDMA or VIA_TCP. */
+const struct client_transport *ctl_transport(unsigned via);
 
 #endif

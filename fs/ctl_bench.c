@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "fs/ctl.h"
@@ -16,8 +17,12 @@
 #include "fs/ctl_path.h"
 #include "fs/ctl_reach.h"
 #include "fs/fetch.h"
+#include "rdma/device.h"
+#include "rdma/verbs.h"
 
 #define NEEDLES_MAX 65536
+#define REGION 1 /* handle of the registered memory */
+#define MEMORY_BYTES_MAX ((uint64_t)4 << 30)
 #define ALIGN_BYTES 4096 /* of offsets, where the needle has room for that */
 #define PROGRESS_MS 200
 #define ERROR_PAUSE_MS 10 /* a server that refuses is not to be flooded */
@@ -36,6 +41,9 @@ struct bench {
 	struct bench_needle *needles; /* the longest first */
 	size_t n_needles;
 	size_t n_points, point; /* for the progress */
+	/* What is read into: a slot for each thread. RDMA has it registered. */
+	uint8_t *memory;
+	size_t memory_bytes, slot_bytes;
 	uint64_t errors; /* of all points */
 	char first_error[256];
 };
@@ -206,7 +214,7 @@ static int read_one(struct worker *w, const struct bench_needle **ret_needle)
 	const struct point *p = w->point;
 	const struct bench_needle *n = &p->bench->needles[draw(w, p->n_needles)];
 	uint64_t offset = draw(w, n->len - p->size + 1);
-	struct read_buf buf = { .ptr = w->buf, .len = p->size };
+	struct read_buf buf = { .ptr = w->buf, .len = p->size, .region = REGION };
 	struct needle_range range = {
 		.fid = n->fid, .offset = offset - offset % ALIGN_BYTES, .bufs = &buf, .n_bufs = 1
 	};
@@ -297,12 +305,11 @@ static size_t start_workers(struct point *p, struct worker *workers, int *ret_er
 {
 	for (size_t n = 0; n < p->depth; n++) {
 		struct worker *w = &workers[n];
-		size_t pages = (p->size + ALIGN_BYTES - 1) / ALIGN_BYTES;
 
 		w->point = p;
 		w->random = (n + 1) * UINT64_C(0x9e3779b97f4a7c15);
-		w->buf = aligned_alloc(ALIGN_BYTES, pages * ALIGN_BYTES);
-		*ret_err = w->buf ? -pthread_create(&w->thread, NULL, work, w) : -ENOMEM;
+		w->buf = p->bench->memory + n * p->bench->slot_bytes;
+		*ret_err = -pthread_create(&w->thread, NULL, work, w);
 		if (*ret_err)
 			return n;
 	}
@@ -339,8 +346,6 @@ static int run_point(struct point *p)
 		gather(p, &workers[i]);
 	}
 	p->seconds = (double)(now_ns() - start_ns) / NS_PER_S;
-	for (size_t i = 0; i < p->depth; i++)
-		free(workers[i].buf);
 	free(workers);
 	return err;
 }
@@ -555,18 +560,56 @@ static int bench(struct bench *b, char *message, size_t bytes)
 	return err;
 }
 
+static uint64_t largest(const uint64_t *values, size_t n)
+{
+	uint64_t max = 0;
+
+	for (size_t i = 0; i < n; i++)
+		max = max_u64(max, values[i]);
+	return max;
+}
+
+/* Before the first connection, because that has the memory registered. */
+static int get_memory(struct bench *b, char *message, size_t bytes)
+{
+	const struct ctl_options *o = b->options;
+	uint64_t size = largest(o->sizes, o->n_sizes), depth = largest(o->depths, o->n_depths);
+
+	b->slot_bytes = (size + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
+	b->memory_bytes = b->slot_bytes * depth;
+	if (b->memory_bytes > MEMORY_BYTES_MAX)
+		return ctl_fail(-ENOMEM, message, bytes,
+				"so many reads of that size at once need %zu MiB of memory; more "
+				"than %" PRIu64 " are too much (--sizes, --depths)",
+				b->memory_bytes / MIB, MEMORY_BYTES_MAX / MIB);
+	if (o->via & VIA_RDMA) {
+		int err = device_check_memlock(b->memory_bytes, message, bytes);
+		if (err)
+			return err;
+	}
+	void *p = mmap(NULL, b->memory_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+		       -1, 0);
+	if (p == MAP_FAILED)
+		return ctl_fail(-errno, message, bytes, "%zu MiB of memory: %s",
+				b->memory_bytes / MIB, strerror(errno));
+	b->memory = p;
+	return o->via & VIA_RDMA ? verbs_region_add(REGION, p, b->memory_bytes) : 0;
+}
+
 int ctl_bench(const struct ctl_options *o, char *message, size_t bytes)
 {
 	struct bench b = { .options = o };
-	uint64_t depth = 1;
+	unsigned depth = (unsigned)largest(o->depths, o->n_depths);
+	int err = get_memory(&b, message, bytes);
 
-	for (size_t i = 0; i < o->n_depths; i++)
-		depth = max_u64(depth, o->depths[i]);
-	int err = ctl_reach_open(o, (unsigned)depth, &b.reach, message, bytes);
-	if (err)
-		return err;
-	err = bench(&b, message, bytes);
+	if (!err)
+		err = ctl_reach_open(o, depth, &b.reach, message, bytes);
+	if (!err) {
+		err = bench(&b, message, bytes);
+		ctl_reach_close(&b.reach);
+	}
 	free(b.needles);
-	ctl_reach_close(&b.reach);
+	if (b.memory)
+		munmap(b.memory, b.memory_bytes);
 	return err;
 }

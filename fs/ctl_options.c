@@ -36,7 +36,7 @@ static const struct command commands[CTL_COMMANDS] = {
 			"bandwidth and latency of random reads, by size and depth" },
 };
 
-static const char *const via_names[] = { "tcp", "http", "proxy" };
+static const char *const via_names[] = { "rdma", "tcp", "http", "proxy" };
 _Static_assert(BIT(ARRAY_LEN(via_names)) == VIA_END, "a name for each way");
 
 const char *ctl_via_name(unsigned via)
@@ -84,6 +84,14 @@ static int store_via(const char *text, void *target)
 
 	o->via = 0;
 	return each_element(text, add_via, &o->via);
+}
+
+static int store_transport(const char *text, void *target)
+{
+	struct ctl_options *o = target;
+	int err = store_via(text, o);
+
+	return !err && o->via != VIA_RDMA && o->via != VIA_TCP ? -EINVAL : err;
 }
 
 struct number_list {
@@ -185,9 +193,11 @@ static const struct opt rows[] = {
 	{ "agent", "HOST[:PORT]", 0, OPT_OTHER, 0, 0, 0, NULL,
 	  "the agent (else on a volume server's host, port 18515); alone, only it is asked", store_agent, NEEDLES },
 	{ "via", "WAY[,WAY...]", 0, OPT_OTHER, 0, 0, 0, NULL,
-	  "tcp (agent), http (volume server), proxy (filer): all there are, in that order, if not given", store_via, BIT(CTL_READ) },
+	  "rdma, tcp (agent), http (volume server), proxy (filer): all there are, in that order, if not given", store_via, BIT(CTL_READ) },
 	{ "via", "WAY[,WAY...]", 0, OPT_OTHER, 0, 0, 0, NULL,
-	  "what to measure: tcp (agent; if not given), http (volume server), proxy (filer)", store_via, BIT(CTL_BENCH) },
+	  "what to measure: rdma, tcp (agent; if not given), http (volume server), proxy (filer)", store_via, BIT(CTL_BENCH) },
+	{ "via", "rdma|tcp", 0, OPT_OTHER, 0, 0, 0, NULL,
+	  "how to connect to the agent; tcp if not given", store_transport, BIT(CTL_PING) | BIT(CTL_CAPS) },
 	{ "public", NULL, 0, OPT_SET, AT(cluster.volume_access), VOLUME_PUBLIC, 0, NULL,
 	  "reach volume servers by their publicUrl", NULL, CLUSTER },
 	{ "offset", "N", 0, OPT_BYTES, AT(offset), 0, (double)CTL_NEEDLE_BYTES_MAX, NULL,
@@ -261,6 +271,8 @@ static int parse_arguments(const char *const *args, size_t n, struct ctl_options
 	switch (o->command) {
 	case CTL_PING:
 	case CTL_CAPS:
+		if (!o->via)
+			o->via = VIA_TCP;
 		return store_agent(args[0], o) ? opt_fail(message, bytes,
 							  "%s: not an address of an agent "
 							  "(HOST[:PORT])",
@@ -286,9 +298,9 @@ static unsigned ways_there_are(const struct ctl_options *o)
 	unsigned ways = 0;
 
 	if (o->has_server || c->n_masters || c->n_filers)
-		ways |= VIA_TCP | VIA_HTTP;
+		ways |= VIA_AGENT | VIA_HTTP;
 	if (o->has_agent)
-		ways |= VIA_TCP;
+		ways |= VIA_AGENT;
 	if (c->n_filers)
 		ways |= VIA_PROXY;
 	return ways;
@@ -301,8 +313,10 @@ static int check_ways(struct ctl_options *o, char *message, size_t bytes)
 	if (!ways)
 		return opt_fail(message, bytes,
 				"where? --filer, --master, --server or --agent says so");
-	if (!o->via)
-		o->via = o->command == CTL_BENCH ? VIA_TCP : ways;
+	if (!o->via) {
+		o->via_any = o->command != CTL_BENCH;
+		o->via = o->via_any ? ways : VIA_TCP;
+	}
 	unsigned missing = o->via & ~ways;
 	if (missing & VIA_HTTP)
 		return opt_fail(message, bytes, "--via http needs --filer, --master or --server");

@@ -32,11 +32,13 @@ enum ctl_request {
 
 /* How needles are read; as bits, in the order in which they are tried. */
 enum ctl_via {
-	VIA_TCP = 1 << 0,
-	VIA_HTTP = 1 << 1,
-	VIA_PROXY = 1 << 2,
-	VIA_END = 1 << 3,
+	VIA_RDMA = 1 << 0,
+	VIA_TCP = 1 << 1,
+	VIA_HTTP = 1 << 2,
+	VIA_PROXY = 1 << 3,
+	VIA_END = 1 << 4,
 };
+#define VIA_AGENT (VIA_RDMA | VIA_TCP)
 
 #define CTL_LIST_MAX 16 /* sizes, depths */
 #define CTL_DEPTH_MAX 256
@@ -58,7 +60,8 @@ struct ctl_options {
 	/* The cluster: filers, masters, keys, certificates; path is that of locate and bench. What does
 	 * not concern it is 0. */
 	struct options cluster;
-	unsigned via; /* of enum ctl_via; 0: whatever there is */
+	unsigned via; /* of enum ctl_via */
+	bool via_any; /* via was not given: all that is possible, as far as this machine goes */
 
 	unsigned count; /* 0: until interrupted */
 	unsigned interval_ms;

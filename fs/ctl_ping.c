@@ -13,6 +13,7 @@
 #include "fs/ctl.h"
 #include "fs/ctl_agent.h"
 #include "rdma/session.h"
+#include "rdma/verbs.h"
 
 #define NS_PER_MS 1e6
 
@@ -43,13 +44,13 @@ static int ping_once(struct pings *p, char *message, size_t bytes)
 	struct wire_hello_reply reply = { 0 };
 
 	if (!p->session) {
-		int err = ctl_agent_open(&p->options->agent, p->tokens, d, &p->session, &reply,
-					 message, bytes);
+		int err = ctl_agent_open(ctl_transport(p->options->via), &p->options->agent,
+					 p->tokens, d, &p->session, &reply, message, bytes);
 		if (err)
 			return err;
 		if (!p->options->json && p->sent == 0)
-			printf("PING %s: %s, protocol %u\n", p->name, reply.software,
-			       reply.version);
+			printf("PING %s (%s): %s, protocol %u\n", p->name,
+			       ctl_via_name(p->options->via), reply.software, reply.version);
 	}
 	int64_t start_ns = now_ns();
 	int err = client_session_ping(p->session, d);
@@ -140,6 +141,7 @@ int ctl_ping(const struct ctl_options *o, char *message, size_t bytes)
 	run_pings(&p, message, bytes);
 	err = print_pings(&p, message, bytes);
 	client_session_close(p.session, WIRE_OK);
+	verbs_release();
 	token_source_free(p.tokens);
 	return err;
 }
@@ -229,12 +231,14 @@ int ctl_caps(const struct ctl_options *o, char *message, size_t bytes)
 
 	if (err)
 		return err;
-	err = ctl_agent_open(&o->agent, tokens, deadline_in_ms(o->timeout_ms), &session, &reply,
-			     message, bytes);
+	err = ctl_agent_open(ctl_transport(o->via), &o->agent, tokens,
+			     deadline_in_ms(o->timeout_ms), &session, &reply, message, bytes);
 	token_source_free(tokens);
+	if (!err)
+		client_session_close(session, WIRE_OK);
+	verbs_release();
 	if (err)
 		return err;
-	client_session_close(session, WIRE_OK);
 	ctl_endpoint_name(&o->agent, name);
 	cJSON *json = caps_json(name, &reply);
 	if (o->json)

@@ -7,8 +7,10 @@
 #include "filer/breaker.h"
 #include "filer/needle.h"
 #include "fs/ctl.h"
+#include "fs/ctl_agent.h"
 #include "rdma/client.h"
-#include "rdma/transport.h"
+#include "rdma/device.h"
+#include "rdma/verbs.h"
 
 static bool map_agent(void *arg, const struct endpoint *server, struct endpoint *ret)
 {
@@ -29,21 +31,35 @@ static int token_for_needle(void *arg, const struct fid *fid, struct deadline d,
 	return needle_http_token(r->cluster.needles, fid, d, buf, bytes);
 }
 
-static int open_client(struct ctl_reach *r)
+static int open_client(struct ctl_reach *r, unsigned via, struct client **ret)
 {
 	const struct ctl_options *o = r->options;
+	bool required = !(r->via & ~VIA_AGENT);
 	struct client_config cfg = {
-		.transport = &client_tcp,
+		.transport = ctl_transport(via),
 		.map = map_agent,
 		.extent_token = token_for_needle,
 		.arg = r,
 		.tokens = r->cluster.tokens,
-		.required = o->via == VIA_TCP,
+		.required = required,
 		.connections_max = o->connections,
-		.connect_ms = o->via == VIA_TCP ? o->timeout_ms : 0,
+		.connect_ms = required ? o->timeout_ms : 0,
 	};
 
-	return client_new(&cfg, &r->client);
+	return r->via & via ? client_new(&cfg, ret) : 0;
+}
+
+static int found_one(void *arg, const struct device_port *p)
+{
+	(void)arg;
+	return p->active;
+}
+
+static unsigned ways_of(const struct ctl_options *o)
+{
+	bool has_rdma = !o->via_any || device_walk(found_one, NULL) > 0;
+
+	return has_rdma ? o->via : o->via & ~VIA_RDMA;
 }
 
 static void set_fixed(struct ctl_reach *r)
@@ -67,11 +83,11 @@ static void set_ways(struct ctl_reach *r)
 	for (unsigned via = 1; via < VIA_END; via <<= 1) {
 		struct ctl_way *way = &r->ways[r->n_ways];
 
-		if (!(r->options->via & via))
+		if (!(r->via & via))
 			continue;
 		way->via = (enum ctl_via)via;
-		if (via == VIA_TCP)
-			way->source = client_source(r->client);
+		if (via & VIA_AGENT)
+			way->source = client_source(via == VIA_RDMA ? r->rdma : r->tcp);
 		else
 			way->source = via == VIA_HTTP ? needle_http_source(c->needles)
 						      : needle_proxy_source(c->needles);
@@ -89,10 +105,12 @@ int ctl_reach_open(const struct ctl_options *o, unsigned depth, struct ctl_reach
 	int err = cluster_open(&cluster, &r->cluster, message, bytes);
 	if (err)
 		return err;
-	if (o->via & VIA_TCP)
-		err = open_client(r);
+	r->via = ways_of(o);
+	err = open_client(r, VIA_RDMA, &r->rdma);
+	if (!err)
+		err = open_client(r, VIA_TCP, &r->tcp);
 	if (err) {
-		cluster_close(&r->cluster);
+		ctl_reach_close(r);
 		return ctl_fail(err, message, bytes, "%s", strerror(-err));
 	}
 	set_fixed(r);
@@ -102,7 +120,9 @@ int ctl_reach_open(const struct ctl_options *o, unsigned depth, struct ctl_reach
 
 void ctl_reach_close(struct ctl_reach *r)
 {
-	client_free(r->client);
+	client_free(r->rdma);
+	client_free(r->tcp);
+	verbs_release();
 	cluster_close(&r->cluster);
 	if (!r->has_fixed)
 		return;
@@ -138,6 +158,7 @@ void ctl_place_name(const struct ctl_reach *r, const struct ctl_way *way,
 	char name[ENDPOINT_STR_MAX];
 
 	switch (way->via) {
+	case VIA_RDMA:
 	case VIA_TCP:
 		if (o->has_agent)
 			at = o->agent;
@@ -169,13 +190,13 @@ const char *ctl_read_error(const struct ctl_way *way, int err)
 	case -EBADMSG:
 		return "the bytes do not match their checksum";
 	case -EPROTO:
-		return way->via == VIA_TCP ? "what answers there is not kelpd"
-					   : "an answer that SeaweedFS does not give";
+		return way->via & VIA_AGENT ? "what answers there is not kelpd"
+					    : "an answer that SeaweedFS does not give";
 	case -EOPNOTSUPP:
 		return "no agent, or one that cannot serve it";
 	case -EHOSTUNREACH:
-		return way->via == VIA_TCP ? "no agent could be reached (kelpctl ping tells why)"
-					   : strerror(-err);
+		return way->via & VIA_AGENT ? "no agent could be reached (kelpctl ping tells why)"
+					    : strerror(-err);
 	case -EFBIG:
 		return "larger than kelpctl reads";
 	default:

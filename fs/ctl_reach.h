@@ -18,13 +18,14 @@ struct ctl_way {
 	struct source source;
 };
 
-#define CTL_WAYS_MAX 3
+#define CTL_WAYS_MAX 4
 
 /* Must not move once it is open. */
 struct ctl_reach {
 	const struct ctl_options *options;
 	struct cluster cluster;
-	struct client *client; /* NULL: agents are not asked */
+	unsigned via; /* of enum ctl_via */
+	struct client *rdma, *tcp; /* NULL: agents are not asked like that */
 	struct ctl_way ways[CTL_WAYS_MAX];
 	size_t n_ways;
 	/* Has every needle: what was given as --server, or stands for --agent alone. */
@@ -32,7 +33,7 @@ struct ctl_reach {
 	struct server fixed;
 };
 
-/* Ways as options->via says. depth: most reads at once. */
+/* depth: most reads at once. */
 int ctl_reach_open(const struct ctl_options *o, unsigned depth, struct ctl_reach *r, char *message,
 		   size_t bytes);
 void ctl_reach_close(struct ctl_reach *r);

@@ -169,7 +169,7 @@ static int try_all(struct ctl_reach *r, struct job *j, char *message, size_t byt
 	struct ctl_places places = { 0 };
 	int err = -ENOENT, located = 0;
 
-	if (j->options->via & (VIA_TCP | VIA_HTTP))
+	if (r->via & (VIA_AGENT | VIA_HTTP))
 		located = ctl_reach_locate(r, volume, j->deadline, &places);
 	if (located) {
 		char name[32];

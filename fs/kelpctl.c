@@ -8,6 +8,7 @@
 
 #include "fs/ctl.h"
 #include "fs/ctl_options.h"
+#include "rdma/device.h"
 
 #define EXIT_USAGE 2
 
@@ -17,9 +18,17 @@ static int (*const commands[CTL_COMMANDS])(const struct ctl_options *o, char *me
 	[CTL_LOCATE] = ctl_locate, [CTL_READ] = ctl_read, [CTL_BENCH] = ctl_bench,
 };
 
+static int ignore_port(void *arg, const struct device_port *p)
+{
+	(void)arg;
+	(void)p;
+	return 0;
+}
+
 static void print_version(void)
 {
-	printf("kelpctl %s\n%s\ntransports: tcp\n", KELP_VERSION, curl_version());
+	printf("kelpctl %s\n%s\ntransports: tcp%s\n", KELP_VERSION, curl_version(),
+	       device_walk(ignore_port, NULL) == -EOPNOTSUPP ? "" : ", rdma");
 }
 
 static int run(const struct ctl_options *o)

@@ -96,10 +96,10 @@ static void a_needle_is_read_in_every_way_that_there_is(void **state)
 		const char *where;
 		unsigned ways;
 	} cases[] = {
-		{ "--agent a", VIA_TCP },
-		{ "--server s", VIA_TCP | VIA_HTTP },
-		{ "--master m", VIA_TCP | VIA_HTTP },
-		{ "--filer f", VIA_TCP | VIA_HTTP | VIA_PROXY },
+		{ "--agent a", VIA_AGENT },
+		{ "--server s", VIA_AGENT | VIA_HTTP },
+		{ "--master m", VIA_AGENT | VIA_HTTP },
+		{ "--filer f", VIA_AGENT | VIA_HTTP | VIA_PROXY },
 		{ "--filer f --via http,proxy", VIA_HTTP | VIA_PROXY },
 	};
 
@@ -110,6 +110,7 @@ static void a_needle_is_read_in_every_way_that_there_is(void **state)
 		snprintf(line, sizeof(line), "read 3,01637037d6 %s", cases[i].where);
 		struct ctl_options o = parsed(line);
 		assert_int_equal(o.via, cases[i].ways);
+		assert_true(o.via_any == !strstr(cases[i].where, "--via"));
 		assert_int_equal(o.n_fids, 1);
 		assert_true(o.fids[0].volume_id == 3 && o.fids[0].cookie == 0x637037d6);
 		ctl_options_free(&o);

@@ -104,7 +104,7 @@ def server_of(cluster):
 
 def test_ping_counts_round_trips(agent):
     lines = output("ping", address(agent), "-c", 3, "-i", "0.05").decode().splitlines()
-    assert lines[0].startswith(f"PING {address(agent)}: kelpd ")
+    assert lines[0].startswith(f"PING {address(agent)} (tcp): kelpd ")
     assert [line.split("seq=")[1].split()[0] for line in lines[1:4]] == ["1", "2", "3"]
     assert "3 sent, 3 answered, 0% lost" in lines[5]
     assert "min/avg/max/mdev = 0." in lines[6]
@@ -245,6 +245,15 @@ def test_devices_lists_what_the_kernel_has():
         assert text == "this machine has no RDMA device\n"
     for name in names:
         assert f"{name} port 1: " in text
+
+
+@pytest.mark.skipif(os.path.isdir("/sys/class/infiniband"), reason="this kernel knows RDMA")
+def test_without_a_device_rdma_is_refused_and_left_out_of_the_ways(cluster, agent, needle):
+    fid = needle[0]
+    refused(kelpctl("caps", address(agent), "--via", "rdma"), "no RDMA device")
+    refused(kelpctl("read", fid, "--agent", address(agent), "--via", "rdma"), "(rdma)", "no agent could be reached")
+    refused(kelpctl("bench", fid, "--agent", address(agent), "--via", "rdma"), "(rdma)", "no agent could be reached")
+    assert "rdma" not in kelpctl("read", "1,ffffff12345678", "--server", server_of(cluster)).error
 
 
 # locate
@@ -547,6 +556,8 @@ def test_bench_says_that_compressed_needles_have_no_ranges(cluster, agent, filer
     (("ping", "h", "-c", "0"), "out of range"),
     (("ping", "h", "-c"), "--count N"),
     (("caps", "h", "--json=x"), "takes no value"),
+    (("caps", "h", "--via", "http"), "rdma|tcp"),
+    (("caps", "h", "--via", "rdma,tcp"), "rdma|tcp"),
     (("locate", "h:x/p"), "h:x/p"),
     (("read", "3"), "not a file id"),
     (("read", "3,01637037d6"), "where?"),
