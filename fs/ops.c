@@ -193,14 +193,21 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 {
 	struct mount *m = mount_of(req);
 	struct inode *i = inode_of(m, ino);
+	struct inode_view view;
 	struct entry *e;
 	struct stat st;
 
-	(void)fi;
-	int err = recent_entry(m, i, SAME_CALL_NS, &e);
-	if (err) {
-		reply_failure(req, "getattr", i, NULL, err);
-		return;
+	/* Part of a read: of the version that is open, and no reason to wait for a filer. Whoever asks
+	 * by name has it looked up when entry_timeout is over. */
+	if (fi) {
+		inode_view(m->inodes, i, &view);
+		e = view.entry;
+	} else {
+		int err = recent_entry(m, i, SAME_CALL_NS, &e);
+		if (err) {
+			reply_failure(req, "getattr", i, NULL, err);
+			return;
+		}
 	}
 	fill_stat(m, e, inode_shown_number(m->inodes, i), &st);
 	entry_put(e);
