@@ -170,10 +170,10 @@ def test_caps_has_everything_that_the_agent_says_of_itself(agent):
         said = client.reply
     assert caps == {
         "agent": address(agent), "software": said.software, "version": said.version,
-        "real_rdma": bool(said.addresses),
-        "device": said.device, "vendor_id": said.vendor_id, "port_gid": said.port_gid, "port_lid": said.port_lid,
-        "rdma_addresses": [f"{host} port {port}" for host, port in said.addresses], "capabilities": ["stream"], "max_sessions": said.sessions_max,
-        "active_sessions": 2, "max_transfer_bytes": said.transfer_bytes_max,
+        "real_rdma": bool(said.addresses), "device": said.device, "vendor_id": said.vendor_id,
+        "port_gid": said.port_gid, "port_lid": said.port_lid,
+        "rdma_addresses": [f"{host} port {port}" for host, port in said.addresses], "capabilities": ["stream"],
+        "max_sessions": said.sessions_max, "active_sessions": 2, "max_transfer_bytes": said.transfer_bytes_max,
         "max_inline_bytes": said.inline_bytes_max, "max_staging_bytes": said.staging_bytes_max,
         "lease_ms": said.lease_ms, "token_needed": False,
     }
