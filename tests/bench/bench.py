@@ -220,9 +220,9 @@ class Bench:
 
     def _mount(self, contender, mountpoint, scratch, name):
         if contender in OURS:
-            source = ["agent=off"]
+            source = ["rdma=off", "agent=off"]
             if contender == "kelpfs-agent":
-                source = ["agent=require", f"agent_port={self.agent.port}"]
+                source = ["rdma=off", "agent=require", f"agent_port={self.agent.port}"]
             return mounts.KelpMount(self.cluster.filer, mountpoint, scratch, [*source, *self.options.kelpfs_option],
                                     name)
         if contender == "weed":
@@ -391,7 +391,7 @@ class Usage:
 def agent_bytes(mount):
     """Bytes of needles that an agent sent to a mount that has ended. (What it sends is not all counted
     as written by the kernel.)"""
-    return int(re.search(r"reads by source: tcp \d+ \((\d+) bytes\)", mount.log_text())[1])
+    return int(re.search(r"reads by source: .*\btcp \d+ \((\d+) bytes\)", mount.log_text())[1])
 
 
 def measure(bench, contender, workload):

@@ -47,6 +47,15 @@ def reads_by_source(mount):
     return {name: (int(reads), int(n)) for name, reads, n in re.findall(r"(\w+) (\d+) \((\d+) bytes\)", line)}
 
 
+def auto(agent):
+    """Options for reading through an agent, or what is at its port, over TCP where it serves."""
+    return ["rdma=off", f"agent_port={getattr(agent, 'port', agent)}"]
+
+
+def require(agent):
+    return ["agent=require", *auto(agent)]
+
+
 def bytes_sent(process):
     """By a server, to sockets for the most part."""
     return int(re.search(r"^wchar: (\d+)", Path(f"/proc/{process.pid}/io").read_text(), re.MULTILINE)[1])
@@ -98,8 +107,7 @@ def only_agent(request, cluster, corpus, corpus_agent, mount_kelpfs):
     """[(path, bytes)] of one door, in a mount that has only the agent to read from; afterwards it has to
     have said so, and the volume server has to have sent nothing of them."""
     opened = corpus(request.param)
-    mount = mount_kelpfs(opened.filer, opened.directory,
-                         options=["agent=require", f"agent_port={corpus_agent.port}"])
+    mount = mount_kelpfs(opened.filer, opened.directory, options=require(corpus_agent))
     volume = cluster.processes["volume0"]
     before = bytes_sent(volume)
     yield [(mount.path / name, data) for name, data in opened.files.items()]
@@ -140,8 +148,7 @@ def test_eight_readers_at_once_read_right_through_the_agent_alone(only_agent):
 
 def test_inlined_content_needs_no_agent(corpus, mount_kelpfs):
     opened = corpus("filer_inlined")
-    mount = mount_kelpfs(opened.filer, opened.directory,
-                         options=["agent=require", f"agent_port={weed.free_port()}"])
+    mount = mount_kelpfs(opened.filer, opened.directory, options=require(weed.free_port()))
     for name in ("empty", "one", "inlined.txt", "inlined.bin"):
         assert (mount.path / name).read_bytes() == opened.files[name]
     assert reads_by_source(mount) == {"tcp": (0, 0)}
@@ -149,7 +156,7 @@ def test_inlined_content_needs_no_agent(corpus, mount_kelpfs):
 
 def test_agent_is_preferred_where_there_is_one(corpus, corpus_agent, mount_kelpfs):
     opened = corpus("s3_multipart")
-    mount = mount_kelpfs(opened.filer, opened.directory, options=[f"agent_port={corpus_agent.port}"])
+    mount = mount_kelpfs(opened.filer, opened.directory, options=auto(corpus_agent))
     for name, data in opened.files.items():
         assert_same((mount.path / name).read_bytes(), data, name)
     sources = reads_by_source(mount)
@@ -166,7 +173,7 @@ def test_needle_that_the_volume_server_compressed_unasked_reads_right(cluster, c
     http.mkdir("/agent")
     wire.create_entry(cluster.filer_port, "/agent",
                       wire.entry("unasked.txt", doors.REGULAR, len(text), [wire.chunk(fid, 0, len(text), 1000)]))
-    mount = mount_kelpfs(cluster, options=[f"agent_port={corpus_agent.port}"])
+    mount = mount_kelpfs(cluster, options=auto(corpus_agent))
     assert_same((mount.path / "agent/unasked.txt").read_bytes(), text, "whole")
     assert_same(read_past_caches(mount.path / "agent/unasked.txt", 100000, 5000), text[100000:105000], "range")
 
@@ -215,19 +222,6 @@ def start_agent(beside):
             return agent
 
         yield start
-
-
-@pytest.fixture
-def agent(start_agent):
-    return start_agent()
-
-
-def auto(port):
-    return [f"agent_port={getattr(port, 'port', port)}"]
-
-
-def require(port):
-    return ["agent=require", *auto(port)]
 
 
 def read_all_small(mount, directory, count, data):
