@@ -80,12 +80,10 @@ static int visit_ports(struct ibv_context *ctx, struct device_port *p,
 
 int device_walk(int (*visit)(void *arg, const struct device_port *p), void *arg)
 {
-	CLEANUP_FREE struct device_port *p = malloc(sizeof(*p));
+	struct device_port p;
 	int n = 0, err = 0;
-
-	if (!p)
-		return -ENOMEM;
 	struct ibv_device **list = ibv_get_device_list(&n);
+
 	/* Without the kernel's part there is no list, and no device either. */
 	if (!list)
 		return errno == ENOMEM ? -ENOMEM : 0;
@@ -94,7 +92,7 @@ int device_walk(int (*visit)(void *arg, const struct device_port *p), void *arg)
 
 		if (!ctx)
 			continue;
-		err = visit_ports(ctx, p, visit, arg);
+		err = visit_ports(ctx, &p, visit, arg);
 		ibv_close_device(ctx);
 	}
 	ibv_free_device_list(list);

@@ -13,6 +13,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -76,7 +77,7 @@ int verbs_set(const struct verbs_settings *s)
 {
 	if (s->device && strlen(s->device) >= sizeof(settings.device))
 		return -ENAMETOOLONG;
-	strcpy(settings.device, s->device ? s->device : "");
+	snprintf(settings.device, sizeof(settings.device), "%s", s->device ? s->device : "");
 	settings.tos = s->tos;
 	settings.spin_us = s->spin_us;
 	return 0;
@@ -233,9 +234,11 @@ static int verbs_connect(const struct client_address *a, int64_t stall_ms, struc
 	pthread_mutex_init(&c->lock, NULL);
 	c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	c->channel = rdma_create_event_channel();
-	if (!c->channel || c->wake_fd < 0)
-		err = errno == ENOMEM || errno == EMFILE ? -errno : -ENODEV;
-	if (!err)
+	if (c->wake_fd < 0)
+		err = -EMFILE;
+	else if (!c->channel)
+		err = -ENODEV; /* the kernel's part is missing */
+	else
 		err = unblock(c->channel->fd);
 	if (!err && rdma_create_id(c->channel, &c->id, c, RDMA_PS_TCP))
 		err = -errno;

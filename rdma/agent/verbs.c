@@ -526,9 +526,10 @@ static void shut_down(struct listener *l)
 			if (c->state == CONNECTION_OPEN)
 				session_shut_down(c->session);
 	}
-	if (deadline_passed(l->stop_deadline))
+	if (deadline_passed(l->stop_deadline)) {
 		DL_FOREACH (l->connections, c)
 			drop(c);
+	}
 }
 
 static void handle_event(struct listener *l, void *what)
