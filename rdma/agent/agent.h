@@ -16,8 +16,9 @@
 #define AGENT_IDLE_MS (5 * 60 * 1000)
 #define AGENT_STAGING_BYTES ((size_t)64 << 20)
 #define AGENT_STAGING_CONNECTION_BYTES ((size_t)1 << 20)
-/* Where answers are leased, which have to be in memory whole; granted by demand. */
-#define AGENT_LEASE_CONNECTION_BYTES ((size_t)16 << 20)
+/* Where answers are leased, which have to be in memory whole; granted by demand: 16 reads of
+ * 1 MiB, and as many that are being given back. */
+#define AGENT_LEASE_CONNECTION_BYTES ((size_t)34 << 20)
 #define AGENT_SMALL_BYTES ((size_t)64 << 10)
 #define AGENT_CREDITS 16
 #define AGENT_LEASE_MS 5000
