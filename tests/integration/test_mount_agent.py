@@ -266,7 +266,7 @@ def test_agent_that_is_not_there_costs_nothing(beside, mount_kelpfs):
             assert (paths[which] / f"{i:05}").read_bytes() == data
             took_s[which].append(time.monotonic() - start)
     without, with_none_there = map(statistics.median, took_s)
-    assert with_none_there < 1.25 * without, (without, with_none_there)
+    assert with_none_there < 2 * without, (without, with_none_there)
     assert max(took_s[1]) < 1, "nor the first"
 
 
