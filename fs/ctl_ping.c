@@ -171,7 +171,7 @@ static cJSON *caps_json(const char *name, const struct wire_hello_reply *r)
 	ctl_json_u64(json, "port_lid", r->port_lid);
 	cJSON *rdma = cJSON_AddArrayToObject(json, "rdma_addresses");
 	for (size_t i = 0; i < r->n_addresses; i++) {
-		char address[sizeof(r->addresses[i].host) + 8];
+		char address[sizeof(r->addresses[i].host) + sizeof(" port 65535")];
 
 		snprintf(address, sizeof(address), "%s port %u", r->addresses[i].host,
 			 r->addresses[i].port);
