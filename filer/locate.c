@@ -435,9 +435,12 @@ static int ask_round(struct locator *l, struct question *q, bool desperate, stru
 
 static int ask(struct locator *l, struct question *q, bool desperate, struct deadline d)
 {
-	for (;;) {
+	for (bool warming_up = false;; warming_up = true) {
 		int err = ask_round(l, q, desperate, d);
 
+		/* A last round for which there was no time says nothing new. */
+		if (err && warming_up && deadline_passed(d))
+			return -EBUSY;
 		if (err != -EAGAIN)
 			return err;
 		if (deadline_left_ms(d) <= WARM_UP_PAUSE_MS)

@@ -201,8 +201,8 @@ void inode_table_free(struct inode_table *t)
 		entry_put(i->entry);
 		free(i);
 	}
-	DL_FOREACH_SAFE (t->nameless, i, tmp) {
-		DL_DELETE(t->nameless, i);
+	for (i = t->nameless; i; i = tmp) {
+		tmp = i->next;
 		entry_put(i->entry);
 		free(i);
 	}
