@@ -372,6 +372,7 @@ int inode_open(struct inode_table *t, struct inode *i, const struct entry *e, bo
 	if (!entry_same_version(i->entry, e))
 		return -ESTALE;
 	i->open_files++;
+	i->looked_up_by = 0; /* that look-up was this open's; the next open asks anew */
 	*ret_keep_cache = i->cache == CACHE_CONFIRMED && i->cache_version == e->version;
 	if (!*ret_keep_cache) {
 		i->cache = CACHE_TOLD;

@@ -213,6 +213,26 @@ static void the_page_cache_is_kept_only_for_a_version_that_was_read(void **state
 	inode_table_free(t);
 }
 
+static void one_lookup_is_good_for_one_open(void **state)
+{
+	struct inode_table *t = new_table("/");
+	struct inode_view v;
+	struct inode *a;
+	bool keep;
+
+	(void)state;
+	assert_int_equal(inode_bind(t, inode_root(t), "a", entry("file", 1), 42, &a), 0);
+	inode_view(t, a, &v);
+	assert_int_equal(v.looked_up_by, 42);
+	entry_put(v.entry);
+	open_version(t, a, &keep);
+	inode_view(t, a, &v);
+	assert_int_equal(v.looked_up_by, 0);
+	entry_put(v.entry);
+	inode_close(t, a);
+	inode_table_free(t);
+}
+
 static void opening_a_version_that_is_no_longer_there_is_stale(void **state)
 {
 	struct inode_table *t = new_table("/");
@@ -293,6 +313,7 @@ int main(void)
 		cmocka_unit_test(another_type_under_a_name_is_another_inode),
 		cmocka_unit_test(another_target_of_a_symlink_is_another_inode),
 		cmocka_unit_test(the_page_cache_is_kept_only_for_a_version_that_was_read),
+		cmocka_unit_test(one_lookup_is_good_for_one_open),
 		cmocka_unit_test(opening_a_version_that_is_no_longer_there_is_stale),
 		cmocka_unit_test(a_name_without_a_number_of_the_filer_has_a_stable_one),
 		cmocka_unit_test(a_long_chunk_list_is_not_kept_but_the_version_is),
