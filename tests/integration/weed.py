@@ -26,6 +26,8 @@ _PR_SET_PDEATHSIG = 1
 def die_with_parent():
     """To be run in the child: a killed test run leaves no process behind."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # Who runs in the background of a script was told to ignore Ctrl-C, and would hand that down.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def weed_binary():
