@@ -5,12 +5,12 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "filer/base/base.h"
+#include "fs/opttable.h"
 #include "fs/optvalue.h"
 #include "fs/reader.h"
 
@@ -152,17 +152,6 @@ static const struct {
 
 static const char usage[] = "kelpfs FILER[,FILER...][/PATH] MOUNTPOINT [-o OPT[,OPT...]] [-f] [-d]";
 
-__attribute__((format(printf, 3, 4))) static int fail(char *message, size_t bytes,
-						      const char *format, ...)
-{
-	va_list ap;
-
-	va_start(ap, format);
-	vsnprintf(message, bytes, format, ap);
-	va_end(ap);
-	return -EINVAL;
-}
-
 static int parse_id_map(const char *text, struct id_maps *maps)
 {
 	char *end;
@@ -215,18 +204,6 @@ static int store_number(const struct option *opt, const char *text, void *field)
 	return 0;
 }
 
-static int store_string(const char *text, char **field)
-{
-	if (!*text)
-		return -EINVAL;
-	char *copy = strdup(text);
-	if (!copy)
-		return -ENOMEM;
-	free(*field);
-	*field = copy;
-	return 0;
-}
-
 /* text is NULL where no "=" was given. */
 static int store(const struct option *opt, const char *text, struct options *o)
 {
@@ -246,7 +223,7 @@ static int store(const struct option *opt, const char *text, struct options *o)
 	case KIND_CHOICE:
 		return parse_choice(opt, text, field);
 	case KIND_STRING:
-		return store_string(text, field);
+		return opt_store_string(text, field);
 	case KIND_MASTER:
 		if (o->n_masters == OPTION_MASTERS_MAX)
 			return -EINVAL;
@@ -304,11 +281,12 @@ static int parse_one(char *text, struct options *o, char *message, size_t bytes)
 		if (err == -ENOMEM)
 			return err;
 		if (err == -ERANGE)
-			return fail(message, bytes, "option %s: the value is out of range", text);
+			return opt_fail(message, bytes, "option %s: the value is out of range",
+					text);
 		if (err)
-			return fail(message, bytes, "option %s: expected %s%s%s", text,
-				    table[i].name, table[i].value ? "=" : "",
-				    table[i].value ? table[i].value : "");
+			return opt_fail(message, bytes, "option %s: expected %s%s%s", text,
+					table[i].name, table[i].value ? "=" : "",
+					table[i].value ? table[i].value : "");
 		o->given |= UINT64_C(1) << i;
 		return 0;
 	}
@@ -316,7 +294,8 @@ static int parse_one(char *text, struct options *o, char *message, size_t bytes)
 		return append_fuse_option(o, text);
 	if (listed(ignored, ARRAY_LEN(ignored), text))
 		return 0;
-	return fail(message, bytes, "unknown option: %s (kelpfs --help lists the options)", text);
+	return opt_fail(message, bytes, "unknown option: %s (kelpfs --help lists the options)",
+			text);
 }
 
 /* A backslash takes the next byte literally, so that a path may hold a comma. */
@@ -337,8 +316,8 @@ static int parse_list(const char *list, struct options *o, char *message, size_t
 		if (*p == '\\' && p[1])
 			p++;
 		if (n + 1 >= sizeof(one))
-			return fail(message, bytes, "an option is longer than %d bytes",
-				    OPTION_VALUE_MAX_BYTES);
+			return opt_fail(message, bytes, "an option is longer than %d bytes",
+					OPTION_VALUE_MAX_BYTES);
 		one[n++] = *p;
 	}
 }
@@ -358,7 +337,8 @@ static int store_path(const char *path, struct options *o, char *message, size_t
 			break;
 		if ((len == 1 && p[0] == '.') || (len == 2 && p[0] == '.' && p[1] == '.')) {
 			free(out);
-			return fail(message, bytes, "%s: the path must not contain . or ..", path);
+			return opt_fail(message, bytes, "%s: the path must not contain . or ..",
+					path);
 		}
 		out[n++] = '/';
 		memcpy(out + n, p, len);
@@ -390,12 +370,13 @@ int options_parse_source(const char *source, struct options *o, char *message, s
 		if (*p == '/' && end > host && end[-1] == ':')
 			end--; /* host:8888:/path, as NFS spells it */
 		if (o->n_filers == FILERS_MAX)
-			return fail(message, bytes, "%s: more than %d filers", source, FILERS_MAX);
+			return opt_fail(message, bytes, "%s: more than %d filers", source,
+					FILERS_MAX);
 		if (endpoint_parse(host, (size_t)(end - host), FILER_PORT, &o->filers[o->n_filers]))
-			return fail(message, bytes,
-				    "%s: not a filer address (host:port, http://host:port or "
-				    "https://host:port, then /path)",
-				    source);
+			return opt_fail(message, bytes,
+					"%s: not a filer address (host:port, http://host:port or "
+					"https://host:port, then /path)",
+					source);
 		o->n_filers++;
 		if (*p != ',')
 			break;
@@ -421,7 +402,7 @@ static int store_mountpoint(const char *text, struct options *o)
 	char *cwd;
 
 	if (text[0] == '/')
-		return store_string(text, &o->mountpoint);
+		return opt_store_string(text, &o->mountpoint);
 	cwd = getcwd(NULL, 0);
 	if (!cwd)
 		return -errno;
@@ -438,10 +419,10 @@ static int store_mountpoint(const char *text, struct options *o)
 static int parse_positional(const char *arg, struct options *o, char *message, size_t bytes)
 {
 	if (!o->source)
-		return store_string(arg, &o->source);
+		return opt_store_string(arg, &o->source);
 	if (!o->mountpoint)
 		return store_mountpoint(arg, o);
-	return fail(message, bytes, "unexpected argument: %s\nusage: %s", arg, usage);
+	return opt_fail(message, bytes, "unexpected argument: %s\nusage: %s", arg, usage);
 }
 
 static int parse_flag(const char *arg, struct options *o)
@@ -491,9 +472,9 @@ static int parse_arguments(int argc, char *const argv[], struct options *o, char
 			const char *list = arg[2] ? arg + 2 : i + 1 < argc ? argv[++i] : NULL;
 
 			err = list ? parse_list(list, o, message, bytes)
-				   : fail(message, bytes, "-o needs a list of options");
+				   : opt_fail(message, bytes, "-o needs a list of options");
 		} else if (parse_flag(arg, o)) {
-			err = fail(message, bytes, "unknown option: %s\nusage: %s", arg, usage);
+			err = opt_fail(message, bytes, "unknown option: %s\nusage: %s", arg, usage);
 		} else {
 			err = 0;
 		}
@@ -508,10 +489,10 @@ static int parse_arguments(int argc, char *const argv[], struct options *o, char
 static int check_together(struct options *o, char *message, size_t bytes)
 {
 	if (!o->source || !o->mountpoint)
-		return fail(message, bytes, "a filer and a mountpoint are needed\nusage: %s",
-			    usage);
+		return opt_fail(message, bytes, "a filer and a mountpoint are needed\nusage: %s",
+				usage);
 	if ((o->tls_cert == NULL) != (o->tls_key == NULL))
-		return fail(message, bytes, "tls_cert and tls_key must be given together");
+		return opt_fail(message, bytes, "tls_cert and tls_key must be given together");
 	return options_parse_source(o->source, o, message, bytes);
 }
 

@@ -41,7 +41,7 @@ static int store_number(const struct opt *opt, const char *text, void *field)
 	return 0;
 }
 
-static int store_string(const char *text, char **field)
+int opt_store_string(const char *text, char **field)
 {
 	if (!*text)
 		return -EINVAL;
@@ -92,7 +92,7 @@ static int store(const struct opt *opt, const char *text, void *target)
 	case OPT_MILLISECONDS:
 		return store_number(opt, text, field);
 	case OPT_STRING:
-		return store_string(text, field);
+		return opt_store_string(text, field);
 	case OPT_PATH:
 		return opt_store_path(text, field);
 	case OPT_OTHER:

@@ -37,6 +37,9 @@ struct opt_table {
 	size_t n;
 };
 
+/* *field = a copy of text, which must not be empty; what was there is freed. Returns 0, -EINVAL or -ENOMEM. */
+int opt_store_string(const char *text, char **field);
+
 /* *field = text, made absolute. Returns 0, -EINVAL or -ENOMEM, or why there is no working directory. */
 int opt_store_path(const char *text, char **field);
 
