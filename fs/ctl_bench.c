@@ -270,10 +270,11 @@ static void format_size(uint64_t size, char *buf, size_t bytes)
 		snprintf(buf, bytes, "%" PRIu64, size);
 }
 
-static void wait_for_end(const struct point *p, int64_t start_ms)
+static void wait_for_end(const struct point *p, int64_t start_ns)
 {
 	const struct bench *b = p->bench;
-	struct deadline end = deadline_in_ms(b->options->point_ms);
+	/* One more: a deadline counts whole milliseconds, and a point is never shorter than asked. */
+	struct deadline end = deadline_in_ms(b->options->point_ms + 1);
 	bool terminal = isatty(STDERR_FILENO);
 	char size[32];
 
@@ -282,7 +283,7 @@ static void wait_for_end(const struct point *p, int64_t start_ms)
 		if (terminal)
 			fprintf(stderr, "\r\033[K[%zu/%zu] %s, size %s, depth %zu: %.1f of %.1f s",
 				b->point, b->n_points, ctl_via_name(p->way->via), size, p->depth,
-				(double)(now_ms() - start_ms) / 1e3,
+				(double)(now_ns() - start_ns) / NS_PER_S,
 				(double)b->options->point_ms / 1e3);
 		sleep_ms(PROGRESS_MS, end);
 	}
@@ -339,7 +340,7 @@ static int run_point(struct point *p)
 	let_go(p, n);
 	int64_t start_ns = now_ns();
 	if (!err)
-		wait_for_end(p, now_ms());
+		wait_for_end(p, start_ns);
 	atomic_store_explicit(&p->stop, true, memory_order_relaxed);
 	for (size_t i = 0; i < n; i++) {
 		pthread_join(workers[i].thread, NULL);
