@@ -61,9 +61,6 @@ static int run(struct options *o)
 	case COMMAND_DUMP_MAN:
 		options_print_man(stdout);
 		return EXIT_SUCCESS;
-	case COMMAND_DUMP_MARKDOWN:
-		options_print_markdown(stdout);
-		return EXIT_SUCCESS;
 	case COMMAND_MOUNT:
 		break;
 	}

@@ -4,117 +4,176 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "filer/base/base.h"
 #include "fs/opttable.h"
-#include "fs/optvalue.h"
 #include "fs/reader.h"
 
-enum option_kind {
-	KIND_FLAG, /* bool */
-	KIND_UINT, /* unsigned, within min and max */
-	KIND_BYTES, /* uint64_t, K M G T suffixes */
-	KIND_SECONDS, /* double */
-	KIND_MILLISECONDS, /* unsigned in ms, given in seconds */
-	KIND_CHOICE, /* int, index into choices */
-	KIND_STRING, /* char * */
-	KIND_MASTER, /* adds to masters */
-	KIND_UID_MAP, /* adds to uid_maps */
-	KIND_GID_MAP,
-};
+#define MASTER_PORT 9333
 
-struct option {
-	const char *name;
-	const char *value; /* what --help shows after "=", NULL for flags */
-	enum option_kind kind;
-	size_t offset; /* in struct options */
-	double min, max; /* numbers, in the unit that is stored */
-	const char *choices[4];
-	const char *default_text; /* parsed into the field before the command line; NULL: zero */
-	const char *help;
-};
+static int store_master(const char *text, void *target)
+{
+	struct options *o = target;
+
+	if (o->n_masters == OPTION_MASTERS_MAX)
+		return -E2BIG;
+	int err = endpoint_parse(text, strlen(text), MASTER_PORT, &o->masters[o->n_masters]);
+	o->n_masters += err == 0;
+	return err;
+}
+
+static int store_id_map(const char *text, struct id_maps *maps)
+{
+	char *end;
+
+	if (maps->n == OPTION_ID_MAPS_MAX)
+		return -E2BIG;
+	if (!isdigit((unsigned char)text[0]))
+		return -EINVAL;
+	errno = 0;
+	unsigned long local = strtoul(text, &end, 10);
+	if (*end != ':' || !isdigit((unsigned char)end[1]))
+		return -EINVAL;
+	unsigned long filer = strtoul(end + 1, &end, 10);
+	if (*end || errno || local >= UINT32_MAX || filer >= UINT32_MAX)
+		return -EINVAL;
+	maps->map[maps->n++] = (struct id_map){ .local = (uint32_t)local,
+						.filer = (uint32_t)filer };
+	return 0;
+}
+
+static int store_uid_map(const char *text, void *target)
+{
+	return store_id_map(text, &((struct options *)target)->uid_maps);
+}
+
+static int store_gid_map(const char *text, void *target)
+{
+	return store_id_map(text, &((struct options *)target)->gid_maps);
+}
+
+/* Adds one to a list of values; what does not fit is cut. */
+static void add_value(char *buf, size_t bytes, const char *value)
+{
+	size_t n = strlen(buf);
+
+	snprintf(buf + n, bytes - n, "%s%s", n ? " " : "", value);
+}
+
+static void format_masters(const void *target, char *buf, size_t bytes)
+{
+	const struct options *o = target;
+
+	for (size_t i = 0; i < o->n_masters; i++) {
+		char text[ENDPOINT_STR_MAX];
+
+		endpoint_url(&o->masters[i], text);
+		add_value(buf, bytes, text);
+	}
+}
+
+static void format_id_maps(const struct id_maps *maps, char *buf, size_t bytes)
+{
+	for (size_t i = 0; i < maps->n; i++) {
+		char text[32];
+
+		snprintf(text, sizeof(text), "%" PRIu32 ":%" PRIu32, maps->map[i].local,
+			 maps->map[i].filer);
+		add_value(buf, bytes, text);
+	}
+}
+
+static void format_uid_maps(const void *target, char *buf, size_t bytes)
+{
+	format_id_maps(&((const struct options *)target)->uid_maps, buf, bytes);
+}
+
+static void format_gid_maps(const void *target, char *buf, size_t bytes)
+{
+	format_id_maps(&((const struct options *)target)->gid_maps, buf, bytes);
+}
 
 #define AT(field) offsetof(struct options, field)
 
 /* The order is that of --help. */
 /* clang-format off */
-static const struct option table[] = {
-	{ "attr_timeout", "SECONDS", KIND_SECONDS, AT(attr_timeout_s), 0, 31536000, { 0 }, "1",
+static const struct opt rows[] = {
+	{ "attr_timeout", "SECONDS", 0, OPT_SECONDS, AT(attr_timeout_s), 0, 31536000, "1",
 	  "how long the kernel may use a file's attributes without asking again" },
-	{ "entry_timeout", "SECONDS", KIND_SECONDS, AT(entry_timeout_s), 0, 31536000, { 0 }, "1",
+	{ "entry_timeout", "SECONDS", 0, OPT_SECONDS, AT(entry_timeout_s), 0, 31536000, "1",
 	  "how long the kernel may use a name without asking again" },
-	{ "negative_timeout", "SECONDS", KIND_SECONDS, AT(negative_timeout_s), 0, 31536000, { 0 }, "0",
+	{ "negative_timeout", "SECONDS", 0, OPT_SECONDS, AT(negative_timeout_s), 0, 31536000, "0",
 	  "how long a name that does not exist is remembered" },
-	{ "timeout", "SECONDS", KIND_MILLISECONDS, AT(timeout_ms), 100, 600000, { 0 }, "10",
+	{ "timeout", "SECONDS", 0, OPT_MILLISECONDS, AT(timeout_ms), 100, 600000, "10",
 	  "longest that one request may take, with all retries, before it fails" },
-	{ "connect_timeout", "SECONDS", KIND_MILLISECONDS, AT(connect_timeout_ms), 10, 60000, { 0 }, "2",
+	{ "connect_timeout", "SECONDS", 0, OPT_MILLISECONDS, AT(connect_timeout_ms), 10, 60000, "2",
 	  "longest wait for a connection to one server" },
-	{ "stall_timeout", "SECONDS", KIND_MILLISECONDS, AT(stall_timeout_ms), 1000, 60000, { 0 }, "3",
+	{ "stall_timeout", "SECONDS", 0, OPT_MILLISECONDS, AT(stall_timeout_ms), 1000, 60000, "3",
 	  "a server that sends nothing for so long is given up" },
-	{ "master", "HOST:PORT", KIND_MASTER, 0, 0, 0, { 0 }, NULL,
-	  "a master of the cluster; may be given several times (asked of the filer otherwise)" },
-	{ "volume_access", "direct|public|proxy", KIND_CHOICE, AT(volume_access), 0, 0, { "direct", "public", "proxy" }, "direct",
+	{ "master", "HOST:PORT", 0, OPT_OTHER, 0, 0, 0, NULL,
+	  "a master of the cluster; may be given several times (asked of the filer otherwise)", store_master, 0, format_masters },
+	{ "volume_access", "direct|public|proxy", 0, OPT_CHOICE, AT(volume_access), 0, 0, "direct",
 	  "reach volume servers by their url, by their publicUrl, or through the filer only" },
-	{ "security", "FILE", KIND_STRING, AT(security_toml), 0, 0, { 0 }, NULL,
+	{ "security", "FILE", 0, OPT_PATH, AT(security_toml), 0, 0, NULL,
 	  "SeaweedFS's security.toml: read keys and client certificate" },
-	{ "tls_ca", "FILE", KIND_STRING, AT(tls_ca), 0, 0, { 0 }, NULL,
+	{ "tls_ca", "FILE", 0, OPT_PATH, AT(tls_ca), 0, 0, NULL,
 	  "CA certificate of the servers (PEM), for https:// filers" },
-	{ "tls_cert", "FILE", KIND_STRING, AT(tls_cert), 0, 0, { 0 }, NULL,
+	{ "tls_cert", "FILE", 0, OPT_PATH, AT(tls_cert), 0, 0, NULL,
 	  "client certificate (PEM)" },
-	{ "tls_key", "FILE", KIND_STRING, AT(tls_key), 0, 0, { 0 }, NULL,
+	{ "tls_key", "FILE", 0, OPT_PATH, AT(tls_key), 0, 0, NULL,
 	  "private key of the client certificate (PEM)" },
-	{ "verify", "off|md5", KIND_CHOICE, AT(verify), 0, 0, { "off", "md5" }, "off",
+	{ "verify", "off|md5", 0, OPT_CHOICE, AT(verify), 0, 0, "off",
 	  "compare whole decoded chunks with the MD5 of their entry" },
-	{ "agent", "off|auto|require", KIND_CHOICE, AT(agent), 0, 0, { "off", "auto", "require" }, "auto",
+	{ "agent", "off|auto|require", 0, OPT_CHOICE, AT(agent), 0, 0, "auto",
 	  "read from kelpd beside a volume server where there is one; require: from nowhere else" },
-	{ "agent_port", "N", KIND_UINT, AT(agent_port), 1, 65535, { 0 }, "18515",
+	{ "agent_port", "N", 0, OPT_UINT, AT(agent_port), 1, 65535, "18515",
 	  "where kelpd listens, on each volume server's host" },
-	{ "rdma", "off|auto|require", KIND_CHOICE, AT(rdma), 0, 0, { "off", "auto", "require" }, "auto",
+	{ "rdma", "off|auto|require", 0, OPT_CHOICE, AT(rdma), 0, 0, "auto",
 	  "read from kelpd over RDMA where both sides have it; require: in no other way" },
-	{ "rdma_device", "NAME", KIND_STRING, AT(rdma_device), 0, 0, { 0 }, NULL,
+	{ "rdma_device", "NAME", 0, OPT_STRING, AT(rdma_device), 0, 0, NULL,
 	  "use this RDMA device only; default: the one that leads to the agent" },
-	{ "rdma_tos", "N", KIND_UINT, AT(rdma_tos), 0, RDMA_TOS_SYSTEM, { 0 }, "256",
+	{ "rdma_tos", "N", 0, OPT_UINT, AT(rdma_tos), 0, RDMA_TOS_SYSTEM, "256",
 	  "type of service of RDMA packets (DSCP * 4); 256: the system's" },
-	{ "map_uid", "LOCAL:FILER", KIND_UID_MAP, 0, 0, 0, { 0 }, NULL,
-	  "show the filer's user FILER as LOCAL; may be given several times" },
-	{ "map_gid", "LOCAL:FILER", KIND_GID_MAP, 0, 0, 0, { 0 }, NULL,
-	  "show the filer's group FILER as LOCAL; may be given several times" },
-	{ "system_entries", NULL, KIND_FLAG, AT(system_entries), 0, 0, { 0 }, NULL,
+	{ "map_uid", "LOCAL:FILER", 0, OPT_OTHER, 0, 0, 0, NULL,
+	  "show the filer's user FILER as LOCAL; may be given several times", store_uid_map, 0, format_uid_maps },
+	{ "map_gid", "LOCAL:FILER", 0, OPT_OTHER, 0, 0, 0, NULL,
+	  "show the filer's group FILER as LOCAL; may be given several times", store_gid_map, 0, format_gid_maps },
+	{ "system_entries", NULL, 0, OPT_FLAG, AT(system_entries), 0, 0, NULL,
 	  "show SeaweedFS's own /topics and /etc" },
-	{ "list_page", "N", KIND_UINT, AT(list_page), 1, FILER_PAGE_MAX, { 0 }, "1024",
+	{ "list_page", "N", 0, OPT_UINT, AT(list_page), 1, FILER_PAGE_MAX, "1024",
 	  "entries asked for in one request of a listing" },
-	{ "slab", "SIZE", KIND_BYTES, AT(slab_bytes), 8.0 * 1024 * 1024, 1e15, { 0 }, "256M",
+	{ "slab", "SIZE", 0, OPT_BYTES, AT(slab_bytes), 8.0 * 1024 * 1024, 1e15, "256M",
 	  "memory for file data: the block cache and all reads under way" },
-	{ "readahead", "SIZE", KIND_BYTES, AT(readahead_bytes), 0, 1e12, { 0 }, "16M",
+	{ "readahead", "SIZE", 0, OPT_BYTES, AT(readahead_bytes), 0, 1e12, "16M",
 	  "most that is read ahead of one sequential reader; 0 turns it off" },
-	{ "prefetch_threads", "N", KIND_UINT, AT(prefetch_threads), 1, 256, { 0 }, "8",
+	{ "prefetch_threads", "N", 0, OPT_UINT, AT(prefetch_threads), 1, 256, "8",
 	  "requests for readahead under way at once" },
-	{ "threads", "N", KIND_UINT, AT(threads), 1, 1024, { 0 }, "16",
+	{ "threads", "N", 0, OPT_UINT, AT(threads), 1, 1024, "16",
 	  "requests of the kernel worked on at once" },
-	{ "max_read", "SIZE", KIND_BYTES, AT(max_read_bytes), 4096, (double)READ_BYTES_MAX, { 0 }, "1M",
+	{ "max_read", "SIZE", 0, OPT_BYTES, AT(max_read_bytes), 4096, (double)READ_BYTES_MAX, "1M",
 	  "largest read that the kernel asks for in one request" },
-	{ "max_background", "N", KIND_UINT, AT(max_background), 1, 65535, { 0 }, "64",
+	{ "max_background", "N", 0, OPT_UINT, AT(max_background), 1, 65535, "64",
 	  "readahead requests that the kernel keeps under way" },
-	{ "readahead_kb", "N", KIND_UINT, AT(readahead_kb), 0, 1048576, { 0 }, NULL,
+	{ "readahead_kb", "N", 0, OPT_UINT, AT(readahead_kb), 0, 1048576, NULL,
 	  "the kernel's own readahead for this mount; set to 1024 where permitted if not given" },
-	{ "splice", "on|off|auto", KIND_CHOICE, AT(splice), 0, 0, { "off", "on", "auto" }, "auto",
+	{ "splice", "off|on|auto", 0, OPT_CHOICE, AT(splice), 0, 0, "auto",
 	  "hand data to the kernel by splice instead of a copy; auto: what measured better" },
-	{ "clone_fd", NULL, KIND_FLAG, AT(clone_fd), 0, 0, { 0 }, NULL,
+	{ "clone_fd", NULL, 0, OPT_FLAG, AT(clone_fd), 0, 0, NULL,
 	  "a device descriptor of its own for each thread" },
-	{ "direct_io", NULL, KIND_FLAG, AT(direct_io), 0, 0, { 0 }, NULL,
+	{ "direct_io", NULL, 0, OPT_FLAG, AT(direct_io), 0, 0, NULL,
 	  "bypass the kernel's page cache" },
-	{ "nonempty", NULL, KIND_FLAG, AT(nonempty), 0, 0, { 0 }, NULL,
+	{ "nonempty", NULL, 0, OPT_FLAG, AT(nonempty), 0, 0, NULL,
 	  "mount over a directory that is not empty" },
-	{ "log", "auto|stderr|syslog", KIND_CHOICE, AT(log), 0, 0, { "auto", "stderr", "syslog" }, "auto",
+	{ "log", "auto|stderr|syslog", 0, OPT_CHOICE, AT(log), 0, 0, "auto",
 	  "where messages go; auto: stderr in the foreground, else syslog" },
 };
 /* clang-format on */
 
-_Static_assert(ARRAY_LEN(table) <= 64, "struct options.given has a bit for each");
+_Static_assert(ARRAY_LEN(rows) <= 64, "struct options.given has a bit for each");
+
+static const struct opt_table table = { rows, ARRAY_LEN(rows), .in_list = true };
 
 /* Options of mount(8) and libfuse that are handed on. */
 static const char *const passed_on[] = {
@@ -152,93 +211,6 @@ static const struct {
 
 static const char usage[] = "kelpfs FILER[,FILER...][/PATH] MOUNTPOINT [-o OPT[,OPT...]] [-f] [-d]";
 
-static int parse_id_map(const char *text, struct id_maps *maps)
-{
-	char *end;
-
-	if (maps->n == OPTION_ID_MAPS_MAX || !isdigit((unsigned char)text[0]))
-		return -EINVAL;
-	errno = 0;
-	unsigned long local = strtoul(text, &end, 10);
-	if (*end != ':' || !isdigit((unsigned char)end[1]))
-		return -EINVAL;
-	unsigned long filer = strtoul(end + 1, &end, 10);
-	if (*end || errno || local >= UINT32_MAX || filer >= UINT32_MAX)
-		return -EINVAL;
-	maps->map[maps->n++] = (struct id_map){ .local = (uint32_t)local,
-						.filer = (uint32_t)filer };
-	return 0;
-}
-
-static int parse_choice(const struct option *opt, const char *text, int *ret)
-{
-	for (size_t i = 0; i < ARRAY_LEN(opt->choices) && opt->choices[i]; i++) {
-		if (strcmp(opt->choices[i], text) == 0) {
-			*ret = (int)i;
-			return 0;
-		}
-	}
-	return -EINVAL;
-}
-
-static int store_number(const struct option *opt, const char *text, void *field)
-{
-	double v;
-	int err = opt->kind == KIND_BYTES ? option_parse_bytes(text, &v)
-					  : option_parse_number(text, &v);
-
-	if (err)
-		return err;
-	if (opt->kind == KIND_MILLISECONDS)
-		v *= 1000;
-	if (v < opt->min || v > opt->max)
-		return -ERANGE;
-	if (opt->kind == KIND_SECONDS)
-		*(double *)field = v;
-	else if (opt->kind == KIND_BYTES)
-		*(uint64_t *)field = (uint64_t)v;
-	else if (opt->kind == KIND_UINT && v != floor(v))
-		return -EINVAL;
-	else
-		*(unsigned *)field = (unsigned)v;
-	return 0;
-}
-
-/* text is NULL where no "=" was given. */
-static int store(const struct option *opt, const char *text, struct options *o)
-{
-	void *field = (char *)o + opt->offset;
-
-	if ((text == NULL) != (opt->kind == KIND_FLAG))
-		return -EINVAL;
-	switch (opt->kind) {
-	case KIND_FLAG:
-		*(bool *)field = true;
-		return 0;
-	case KIND_UINT:
-	case KIND_BYTES:
-	case KIND_SECONDS:
-	case KIND_MILLISECONDS:
-		return store_number(opt, text, field);
-	case KIND_CHOICE:
-		return parse_choice(opt, text, field);
-	case KIND_STRING:
-		return opt_store_string(text, field);
-	case KIND_MASTER:
-		if (o->n_masters == OPTION_MASTERS_MAX)
-			return -EINVAL;
-		if (endpoint_parse(text, strlen(text), 9333, &o->masters[o->n_masters]))
-			return -EINVAL;
-		o->n_masters++;
-		return 0;
-	case KIND_UID_MAP:
-		return parse_id_map(text, &o->uid_maps);
-	case KIND_GID_MAP:
-		return parse_id_map(text, &o->gid_maps);
-	}
-	return -EINVAL;
-}
-
 /* A list element that ends in "=" or "-" matches as a prefix. */
 static bool listed(const char *const *list, size_t n, const char *option)
 {
@@ -268,28 +240,15 @@ static int append_fuse_option(struct options *o, const char *option)
 	return 0;
 }
 
-static int parse_one(char *text, struct options *o, char *message, size_t bytes)
+static int parse_one(const char *text, struct options *o, char *message, size_t bytes)
 {
-	char *value = strchr(text, '=');
+	size_t row;
+	int err = opt_assign(&table, text, o, &row, message, bytes);
 
-	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
-		size_t name_len = value ? (size_t)(value - text) : strlen(text);
-
-		if (strlen(table[i].name) != name_len || memcmp(table[i].name, text, name_len) != 0)
-			continue;
-		int err = store(&table[i], value ? value + 1 : NULL, o);
-		if (err == -ENOMEM)
-			return err;
-		if (err == -ERANGE)
-			return opt_fail(message, bytes, "option %s: the value is out of range",
-					text);
-		if (err)
-			return opt_fail(message, bytes, "option %s: expected %s%s%s", text,
-					table[i].name, table[i].value ? "=" : "",
-					table[i].value ? table[i].value : "");
-		o->given |= UINT64_C(1) << i;
-		return 0;
-	}
+	if (!err)
+		o->given |= UINT64_C(1) << row;
+	if (err != -ENOENT)
+		return err;
 	if (listed(passed_on, ARRAY_LEN(passed_on), text))
 		return append_fuse_option(o, text);
 	if (listed(ignored, ARRAY_LEN(ignored), text))
@@ -385,43 +344,15 @@ int options_parse_source(const char *source, struct options *o, char *message, s
 	return store_path(p, o, message, bytes);
 }
 
-static int set_defaults(struct options *o)
-{
-	o->readahead_kb = UINT_MAX;
-	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
-		int err = table[i].default_text ? store(&table[i], table[i].default_text, o) : 0;
-		if (err)
-			return err;
-	}
-	return 0;
-}
-
-/* Absolute, because a daemon changes its directory. */
-static int store_mountpoint(const char *text, struct options *o)
-{
-	char *cwd;
-
-	if (text[0] == '/')
-		return opt_store_string(text, &o->mountpoint);
-	cwd = getcwd(NULL, 0);
-	if (!cwd)
-		return -errno;
-	free(o->mountpoint);
-	int n = asprintf(&o->mountpoint, "%s/%s", cwd, text);
-	free(cwd);
-	if (n < 0) {
-		o->mountpoint = NULL;
-		return -ENOMEM;
-	}
-	return 0;
-}
-
 static int parse_positional(const char *arg, struct options *o, char *message, size_t bytes)
 {
+	if (!*arg && (!o->source || !o->mountpoint))
+		return opt_fail(message, bytes, "the %s is empty\nusage: %s",
+				o->source ? "mountpoint" : "filer", usage);
 	if (!o->source)
 		return opt_store_string(arg, &o->source);
 	if (!o->mountpoint)
-		return store_mountpoint(arg, o);
+		return opt_store_path(arg, &o->mountpoint);
 	return opt_fail(message, bytes, "unexpected argument: %s\nusage: %s", arg, usage);
 }
 
@@ -436,7 +367,6 @@ static int parse_flag(const char *arg, struct options *o)
 		{ "-V", COMMAND_VERSION },
 		{ "--version", COMMAND_VERSION },
 		{ "--dump-options=man", COMMAND_DUMP_MAN },
-		{ "--dump-options=markdown", COMMAND_DUMP_MARKDOWN },
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
@@ -504,7 +434,8 @@ int options_parse(int argc, char *const argv[], struct options *ret, char *messa
 	message[0] = '\0';
 	if (!o)
 		return -ENOMEM;
-	err = set_defaults(o);
+	o->readahead_kb = UINT_MAX;
+	err = opt_defaults(&table, o);
 	if (!err)
 		err = parse_arguments(argc, argv, o, message, bytes);
 	if (!err && o->command == COMMAND_MOUNT)
@@ -542,17 +473,7 @@ void options_print_help(FILE *out)
 	for (size_t i = 0; i < ARRAY_LEN(flags); i++)
 		fprintf(out, "  %-30s %s\n", flags[i].flag, flags[i].help);
 	fprintf(out, "\noptions:\n");
-	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
-		const struct option *opt = &table[i];
-		char name[128];
-
-		snprintf(name, sizeof(name), "%s%s%s", opt->name, opt->value ? "=" : "",
-			 opt->value ? opt->value : "");
-		fprintf(out, "  %-30s %s", name, opt->help);
-		if (opt->default_text)
-			fprintf(out, " (default %s)", opt->default_text);
-		fputc('\n', out);
-	}
+	opt_print_help(out, &table, 0, false);
 	fprintf(out, "\nAlso: allow_other, allow_root, auto_unmount, fsname=, subtype= and the\n"
 		     "general options of mount(8). The mount is always read-only and checks\n"
 		     "permissions by owner and mode.\n");
@@ -560,85 +481,7 @@ void options_print_help(FILE *out)
 
 void options_print_man(FILE *out)
 {
-	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
-		const struct option *opt = &table[i];
-
-		fprintf(out, ".TP\n.B ");
-		option_print_roff(out, opt->name);
-		if (opt->value) {
-			fputc('=', out);
-			option_print_roff(out, opt->value);
-		}
-		fputc('\n', out);
-		option_print_roff(out, opt->help);
-		if (opt->default_text) {
-			fprintf(out, " (default ");
-			option_print_roff(out, opt->default_text);
-			fputc(')', out);
-		}
-		fprintf(out, ".\n");
-	}
-}
-
-void options_print_markdown(FILE *out)
-{
-	fprintf(out, "| option | default | meaning |\n|---|---|---|\n");
-	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
-		const struct option *opt = &table[i];
-
-		fprintf(out, "| `%s", opt->name);
-		if (opt->value) {
-			fputc('=', out);
-			for (const char *p = opt->value; *p; p++)
-				fprintf(out, *p == '|' ? "\\|" : "%c", *p);
-		}
-		fprintf(out, "` | %s | %s |\n", opt->default_text ? opt->default_text : "",
-			opt->help);
-	}
-}
-
-static void format_value(const struct option *opt, const struct options *o, char *buf, size_t bytes)
-{
-	const void *field = (const char *)o + opt->offset;
-
-	switch (opt->kind) {
-	case KIND_FLAG:
-		snprintf(buf, bytes, "%s", *(const bool *)field ? "on" : "off");
-		break;
-	case KIND_UINT:
-		if (*(const unsigned *)field == UINT_MAX)
-			snprintf(buf, bytes, "auto");
-		else
-			snprintf(buf, bytes, "%u", *(const unsigned *)field);
-		break;
-	case KIND_BYTES:
-		snprintf(buf, bytes, "%" PRIu64, *(const uint64_t *)field);
-		break;
-	case KIND_SECONDS:
-		snprintf(buf, bytes, "%g", *(const double *)field);
-		break;
-	case KIND_MILLISECONDS:
-		snprintf(buf, bytes, "%g", *(const unsigned *)field / 1000.0);
-		break;
-	case KIND_CHOICE:
-		snprintf(buf, bytes, "%s", opt->choices[*(const int *)field]);
-		break;
-	case KIND_STRING: {
-		const char *s = *(char *const *)field;
-
-		snprintf(buf, bytes, "%s", s ? s : "");
-		break;
-	}
-	case KIND_MASTER:
-		snprintf(buf, bytes, "%zu given", o->n_masters);
-		break;
-	case KIND_UID_MAP:
-		snprintf(buf, bytes, "%zu given", o->uid_maps.n);
-		break;
-	case KIND_GID_MAP:
-		snprintf(buf, bytes, "%zu given", o->gid_maps.n);
-		break;
-	}
+	opt_print_man(out, &table, 0, false);
 }
 
 void options_each(const struct options *o,
@@ -648,9 +491,9 @@ void options_each(const struct options *o,
 {
 	char value[OPTION_VALUE_MAX_BYTES];
 
-	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
-		format_value(&table[i], o, value, sizeof(value));
-		cb(arg, table[i].name, value,
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		opt_format(&rows[i], o, value, sizeof(value));
+		cb(arg, rows[i].name, value,
 		   o->given & (UINT64_C(1) << i) ? OPTION_COMMAND_LINE : OPTION_DEFAULT);
 	}
 }

@@ -68,7 +68,6 @@ enum options_command {
 	COMMAND_HELP,
 	COMMAND_VERSION,
 	COMMAND_DUMP_MAN,
-	COMMAND_DUMP_MARKDOWN,
 };
 
 /* Strings are owned; free with options_free(). */
@@ -137,9 +136,8 @@ int options_parse_source(const char *source, struct options *ret, char *message,
 
 void options_print_help(FILE *out);
 
-/* The option table as man page source and as a Markdown table. */
+/* The option table as man page source. */
 void options_print_man(FILE *out);
-void options_print_markdown(FILE *out);
 
 /* Calls cb for each option with its effective value as text and where it came from. */
 void options_each(const struct options *o,

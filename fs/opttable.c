@@ -1,6 +1,8 @@
 #include "fs/opttable.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -36,6 +38,8 @@ static int store_number(const struct opt *opt, const char *text, void *field)
 		return -EINVAL;
 	if (opt->kind == OPT_BYTES)
 		*(uint64_t *)field = (uint64_t)v;
+	else if (opt->kind == OPT_SECONDS)
+		*(double *)field = v;
 	else
 		*(unsigned *)field = (unsigned)v;
 	return 0;
@@ -73,12 +77,41 @@ int opt_store_path(const char *text, char **field)
 	return 0;
 }
 
-/* text is NULL where no value is taken. */
+/* The words of opt->value, as in "off|auto|require"; *ret is the index of text among them. */
+static int store_choice(const struct opt *opt, const char *text, int *ret)
+{
+	size_t text_len = strlen(text);
+	int i = 0;
+
+	for (const char *p = opt->value;; p++, i++) {
+		size_t len = strcspn(p, "|");
+
+		if (len == text_len && memcmp(p, text, len) == 0) {
+			*ret = i;
+			return 0;
+		}
+		p += len;
+		if (!*p)
+			return -EINVAL;
+	}
+}
+
+static void format_choice(const struct opt *opt, int choice, char *buf, size_t bytes)
+{
+	const char *p = opt->value;
+
+	for (int i = 0; i < choice; i++)
+		p += strcspn(p, "|") + 1;
+	snprintf(buf, bytes, "%.*s", (int)strcspn(p, "|"), p);
+}
+
+/* text is NULL where no value was given. */
 static int store(const struct opt *opt, const char *text, void *target)
 {
+	bool takes_value = opt->kind != OPT_FLAG && opt->kind != OPT_SET;
 	void *field = (char *)target + opt->offset;
 
-	if (!text && opt->kind != OPT_FLAG && opt->kind != OPT_SET)
+	if (takes_value != (text != NULL))
 		return -EINVAL;
 	switch (opt->kind) {
 	case OPT_FLAG:
@@ -89,8 +122,11 @@ static int store(const struct opt *opt, const char *text, void *target)
 		return 0;
 	case OPT_UINT:
 	case OPT_BYTES:
+	case OPT_SECONDS:
 	case OPT_MILLISECONDS:
 		return store_number(opt, text, field);
+	case OPT_CHOICE:
+		return store_choice(opt, text, field);
 	case OPT_STRING:
 		return opt_store_string(text, field);
 	case OPT_PATH:
@@ -99,6 +135,50 @@ static int store(const struct opt *opt, const char *text, void *target)
 		return opt->store(text, target);
 	}
 	return -EINVAL;
+}
+
+void opt_format(const struct opt *opt, const void *target, char *buf, size_t bytes)
+{
+	const void *field = (const char *)target + opt->offset;
+	const char *text = NULL;
+
+	switch (opt->kind) {
+	case OPT_FLAG:
+		text = *(const bool *)field ? "on" : "off";
+		break;
+	case OPT_SET:
+		text = *(const int *)field == (int)opt->min ? "on" : "off";
+		break;
+	case OPT_UINT:
+		if (*(const unsigned *)field == UINT_MAX)
+			text = "auto";
+		else
+			snprintf(buf, bytes, "%u", *(const unsigned *)field);
+		break;
+	case OPT_BYTES:
+		snprintf(buf, bytes, "%" PRIu64, *(const uint64_t *)field);
+		break;
+	case OPT_SECONDS:
+		snprintf(buf, bytes, "%g", *(const double *)field);
+		break;
+	case OPT_MILLISECONDS:
+		snprintf(buf, bytes, "%g", *(const unsigned *)field / 1000.0);
+		break;
+	case OPT_CHOICE:
+		format_choice(opt, *(const int *)field, buf, bytes);
+		break;
+	case OPT_STRING:
+	case OPT_PATH:
+		text = *(char *const *)field ? *(char *const *)field : "";
+		break;
+	case OPT_OTHER:
+		buf[0] = '\0';
+		if (opt->format)
+			opt->format(target, buf, bytes);
+		break;
+	}
+	if (text)
+		snprintf(buf, bytes, "%s", text);
 }
 
 int opt_defaults(const struct opt_table *t, void *target)
@@ -118,43 +198,75 @@ static bool in_scope(const struct opt *opt, unsigned scope, bool only)
 	return opt->scope ? (opt->scope & scope) != 0 : !only;
 }
 
-/* *ret_value: behind the "=", or NULL. */
-static const struct opt *find(const struct opt_table *t, unsigned scope, const char *arg,
-			      const char **ret_value)
+static const struct opt *find_letter(const struct opt_table *t, unsigned scope, char letter)
 {
-	bool is_long = arg[0] == '-' && arg[1] == '-';
-	const char *equals = strchr(arg, '=');
+	for (size_t i = 0; i < t->n; i++) {
+		if (t->rows[i].letter == letter && in_scope(&t->rows[i], scope, false))
+			return &t->rows[i];
+	}
+	return NULL;
+}
 
-	*ret_value = NULL;
-	if (arg[0] != '-' || !arg[1])
-		return NULL;
+/* text is "name" or "name=value"; *ret_value: behind the "=", or NULL. */
+static const struct opt *find_name(const struct opt_table *t, unsigned scope, const char *text,
+				   const char **ret_value)
+{
+	size_t len = strcspn(text, "=");
+
 	for (size_t i = 0; i < t->n; i++) {
 		const struct opt *opt = &t->rows[i];
 
-		if (!in_scope(opt, scope, false))
+		if (strlen(opt->name) != len || memcmp(opt->name, text, len) != 0 ||
+		    !in_scope(opt, scope, false))
 			continue;
-		if (!is_long) {
-			if (arg[1] == opt->letter && !arg[2])
-				return opt;
-			continue;
-		}
-		const char *name = arg + 2;
-		size_t len = equals ? (size_t)(equals - name) : strlen(name);
-		if (strlen(opt->name) != len || memcmp(opt->name, name, len) != 0)
-			continue;
-		*ret_value = equals ? equals + 1 : NULL;
+		*ret_value = text[len] ? text + len + 1 : NULL;
 		return opt;
 	}
 	return NULL;
 }
 
+/* What stands between name and value. */
+static const char *joint(const struct opt_table *t)
+{
+	return t->in_list ? "=" : " ";
+}
+
+/* As store(), with a message. */
+static int store_or_explain(const struct opt_table *t, const struct opt *opt, const char *value,
+			    void *target, char *message, size_t bytes)
+{
+	const char *dashes = t->in_list ? "" : "--";
+	int err = store(opt, value, target);
+
+	switch (err) {
+	case 0:
+	case -ENOMEM:
+		return err;
+	case -ERANGE:
+		return opt_fail(message, bytes, "option %s%s%s%s: the value is out of range",
+				dashes, opt->name, joint(t), value);
+	case -E2BIG:
+		return opt_fail(message, bytes, "option %s%s%s%s: given too many times", dashes,
+				opt->name, joint(t), value);
+	default:
+		return opt_fail(message, bytes, "option %s%s%s%s: expected %s%s%s%s", dashes,
+				opt->name, value ? joint(t) : "", value ? value : "", dashes,
+				opt->name, opt->value ? joint(t) : "",
+				opt->value ? opt->value : "");
+	}
+}
+
 int opt_parse(const struct opt_table *t, unsigned scope, const char *arg, const char *next,
 	      bool *ret_took_next, void *target, char *message, size_t bytes)
 {
-	const char *value;
-	const struct opt *opt = find(t, scope, arg, &value);
+	const char *value = NULL;
+	const struct opt *opt = NULL;
 
 	*ret_took_next = false;
+	if (arg[0] == '-' && arg[1] == '-')
+		opt = find_name(t, scope, arg + 2, &value);
+	else if (arg[0] == '-' && arg[1] && !arg[2])
+		opt = find_letter(t, scope, arg[1]);
 	if (!opt)
 		return -ENOENT;
 	if (!opt->value && value)
@@ -163,23 +275,21 @@ int opt_parse(const struct opt_table *t, unsigned scope, const char *arg, const 
 		value = next;
 		*ret_took_next = true;
 	}
-	if (opt->value && !value)
-		return opt_fail(message, bytes, "option --%s: expected --%s %s", opt->name,
-				opt->name, opt->value);
-	int err = store(opt, value, target);
-	switch (err) {
-	case 0:
-	case -ENOMEM:
-		return err;
-	case -ERANGE:
-		return opt_fail(message, bytes, "option --%s: %s is out of range", opt->name,
-				value);
-	case -E2BIG:
-		return opt_fail(message, bytes, "option --%s: given too many times", opt->name);
-	default:
-		return opt_fail(message, bytes, "option --%s: expected %s, not %s", opt->name,
-				opt->value, value);
-	}
+	return store_or_explain(t, opt, value, target, message, bytes);
+}
+
+int opt_assign(const struct opt_table *t, const char *text, void *target, size_t *ret_row,
+	       char *message, size_t bytes)
+{
+	const char *value;
+	const struct opt *opt = find_name(t, 0, text, &value);
+
+	if (!opt)
+		return -ENOENT;
+	int err = store_or_explain(t, opt, value, target, message, bytes);
+	if (!err)
+		*ret_row = (size_t)(opt - t->rows);
+	return err;
 }
 
 void opt_print_help(FILE *out, const struct opt_table *t, unsigned scope, bool only)
@@ -193,8 +303,8 @@ void opt_print_help(FILE *out, const struct opt_table *t, unsigned scope, bool o
 			continue;
 		if (opt->letter)
 			n = snprintf(name, sizeof(name), "-%c, ", opt->letter);
-		snprintf(name + n, sizeof(name) - (size_t)n, "--%s%s%s", opt->name,
-			 opt->value ? " " : "", opt->value ? opt->value : "");
+		snprintf(name + n, sizeof(name) - (size_t)n, "%s%s%s%s", t->in_list ? "" : "--",
+			 opt->name, opt->value ? joint(t) : "", opt->value ? opt->value : "");
 		fprintf(out, "  %-30s %s", name, opt->help);
 		if (opt->default_text)
 			fprintf(out, " (default %s)", opt->default_text);
@@ -209,14 +319,13 @@ void opt_print_man(FILE *out, const struct opt_table *t, unsigned scope, bool on
 
 		if (!in_scope(opt, scope, only))
 			continue;
-		fprintf(out, ".TP\n");
+		fprintf(out, ".TP\n.B ");
 		if (opt->letter)
-			fprintf(out, ".B \\-%c, \\-\\-", opt->letter);
-		else
-			fprintf(out, ".B \\-\\-");
+			fprintf(out, "\\-%c, ", opt->letter);
+		option_print_roff(out, t->in_list ? "" : "--");
 		option_print_roff(out, opt->name);
 		if (opt->value) {
-			fprintf(out, " ");
+			fputs(joint(t), out);
 			option_print_roff(out, opt->value);
 		}
 		fputc('\n', out);

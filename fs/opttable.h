@@ -1,5 +1,6 @@
-/* Command lines in the manner of GNU: a table of options drives parsing, --help and the man page. Its
- * values go into the fields of a structure. */
+/* Options, as "--name value" in the manner of GNU or as "name=value" in a list behind -o: a table of them
+ * drives parsing, --help, the man page and what is said of the values in effect. The values go into
+ * the fields of a structure. */
 #ifndef KELP_OPTTABLE_H
 #define KELP_OPTTABLE_H
 
@@ -10,9 +11,11 @@
 enum opt_kind {
 	OPT_FLAG, /* bool */
 	OPT_SET, /* int or enum, becomes min; takes no value */
-	OPT_UINT, /* unsigned, within min and max */
+	OPT_UINT, /* unsigned, within min and max; UINT_MAX stands for none given, shown as "auto" */
 	OPT_BYTES, /* uint64_t, K M G T suffixes */
+	OPT_SECONDS, /* double */
 	OPT_MILLISECONDS, /* unsigned in ms, given in seconds */
+	OPT_CHOICE, /* int or enum, the index of one of the words of value, which "|" separates */
 	OPT_STRING, /* char *, owned, not empty */
 	OPT_PATH, /* likewise, made absolute: a daemon changes its directory */
 	OPT_OTHER, /* store() knows */
@@ -30,11 +33,14 @@ struct opt {
 	/* Returns 0, -EINVAL, -ERANGE, -E2BIG (given too often) or -ENOMEM. */
 	int (*store)(const char *text, void *target);
 	unsigned scope; /* bits of the commands that take it; 0: all */
+	/* Of OPT_OTHER: the value in effect, as far as it fits; NULL: none is shown. */
+	void (*format)(const void *target, char *buf, size_t bytes);
 };
 
 struct opt_table {
 	const struct opt *rows; /* the order is that of --help */
 	size_t n;
+	bool in_list; /* name=value, behind -o */
 };
 
 /* *field = a copy of text, which must not be empty; what was there is freed. Returns 0, -EINVAL or -ENOMEM. */
@@ -51,6 +57,13 @@ int opt_defaults(const struct opt_table *t, void *target);
  * message. */
 int opt_parse(const struct opt_table *t, unsigned scope, const char *arg, const char *next,
 	      bool *ret_took_next, void *target, char *message, size_t bytes);
+
+/* Likewise with one "name" or "name=value" of a list; *ret_row: which it was. */
+int opt_assign(const struct opt_table *t, const char *text, void *target, size_t *ret_row,
+	       char *message, size_t bytes);
+
+/* The value in effect as text, which is cut if it does not fit. */
+void opt_format(const struct opt *opt, const void *target, char *buf, size_t bytes);
 
 /* The rows of that scope; those of every scope are left out where only is set. */
 void opt_print_help(FILE *out, const struct opt_table *t, unsigned scope, bool only);

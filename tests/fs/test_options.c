@@ -177,6 +177,30 @@ static void id_maps_are_local_then_filer(void **state)
 	assert_list_fails_with("map_uid=-1:0", "map_uid=-1:0");
 }
 
+static void an_empty_mountpoint_or_filer_is_refused_by_name(void **state)
+{
+	char *no_mountpoint[] = { "kelpfs", "h", "", NULL };
+	char *no_filer[] = { "kelpfs", "", "/mnt", NULL };
+	struct options o;
+
+	(void)state;
+	assert_int_equal(options_parse(3, no_mountpoint, &o, message, sizeof(message)), -EINVAL);
+	assert_non_null(strstr(message, "mountpoint is empty"));
+	assert_int_equal(options_parse(3, no_filer, &o, message, sizeof(message)), -EINVAL);
+	assert_non_null(strstr(message, "filer is empty"));
+}
+
+static void files_are_made_absolute(void **state)
+{
+	struct options o;
+
+	(void)state;
+	assert_int_equal(parse(&o, "h", "security=s.toml"), 0);
+	assert_int_equal(o.security_toml[0], '/');
+	assert_string_equal(strrchr(o.security_toml, '/'), "/s.toml");
+	options_free(&o);
+}
+
 static void certificate_and_key_go_together(void **state)
 {
 	(void)state;
@@ -225,6 +249,34 @@ static void each_option_says_where_its_value_came_from(void **state)
 	options_free(&o);
 }
 
+static void lists_and_choices_are_shown_as_they_are_given(void **state)
+{
+	static const struct {
+		const char *name, *value;
+	} expected[] = {
+		{ "master", "http://a:9333 http://b:1" },
+		{ "map_uid", "1:2 3:4" },
+		{ "map_gid", "" },
+		{ "splice", "off" },
+		{ "log", "auto" },
+		{ "direct_io", "on" },
+		{ "readahead_kb", "auto" },
+	};
+	struct options o;
+
+	(void)state;
+	assert_int_equal(
+		parse(&o, "h", "master=a,master=b:1,map_uid=1:2,map_uid=3:4,splice=off,direct_io"),
+		0);
+	for (size_t i = 0; i < ARRAY_LEN(expected); i++) {
+		struct seen seen = { .wanted = expected[i].name };
+
+		options_each(&o, note_option, &seen);
+		assert_string_equal(seen.value, expected[i].value);
+	}
+	options_free(&o);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -242,9 +294,12 @@ int main(void)
 		cmocka_unit_test(a_backslash_keeps_a_comma),
 		cmocka_unit_test(what_mount_adds_by_itself_is_accepted),
 		cmocka_unit_test(id_maps_are_local_then_filer),
+		cmocka_unit_test(an_empty_mountpoint_or_filer_is_refused_by_name),
+		cmocka_unit_test(files_are_made_absolute),
 		cmocka_unit_test(certificate_and_key_go_together),
 		cmocka_unit_test(a_third_argument_is_refused),
 		cmocka_unit_test(each_option_says_where_its_value_came_from),
+		cmocka_unit_test(lists_and_choices_are_shown_as_they_are_given),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
