@@ -9,7 +9,7 @@ import weed
 
 REPO = Path(__file__).resolve().parents[2]
 SANITIZER_REPORT = re.compile(r"(ERROR|WARNING): \w+Sanitizer|runtime error:|LeakSanitizer")
-UNMOUNT_S = 20
+UNMOUNT_S = 20 * weed.SLOW
 
 
 def bin_dir():

@@ -62,9 +62,11 @@ class Volumes:
 class Agent(weed.Process):
     _numbers = itertools.count()
 
-    def __init__(self, work_dir, *arguments, env=None, host=weed.HOST, port=None):
+    def __init__(self, work_dir, *arguments, env=None, host=weed.HOST, port=None, listen_host=None):
+        """listen_host: where it listens, if not just at the address where it is looked for."""
         self.host, self.port = host, port or weed.free_port()
-        command = [kelpd_binary(), "-f", "--listen", f"{self.host}:{self.port}", *arguments]
+        listen = f"{self.host if listen_host is None else listen_host}:{self.port}"
+        command = [kelpd_binary(), "-f", "--listen", listen, *arguments]
         super().__init__(f"kelpd{next(self._numbers)}", command, work_dir, dict(mounts.command_env(), **(env or {})))
         self.wait_ready()
 
@@ -85,7 +87,7 @@ class Agent(weed.Process):
     def end(self):
         """Ends it as an operator would; it has to do so cleanly."""
         if self.running():
-            assert self.kill(signal.SIGTERM, timeout_s=15) == 0, self.log_tail()
+            assert self.kill(signal.SIGTERM, timeout_s=15 * weed.SLOW) == 0, self.log_tail()
         assert not mounts.SANITIZER_REPORT.search(self.log_text()), self.log_tail()
 
 

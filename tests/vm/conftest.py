@@ -1,0 +1,59 @@
+"""Fixtures of the tests that run inside a VM with RDMA: those of the integration tests, and agents that
+listen for RDMA connections.
+
+In a VM everything here is collected but test_runner.py; outside, test_runner.py alone.
+
+Environment: KELP_BUILDS: the builds that every test is run with, one after the other (default: release)
+"""
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "integration"))
+
+pytest_plugins = ["cluster_fixtures"]
+collect_ignore = [path.name for path in HERE.glob("test_*.py")
+                  if (path.name == "test_runner.py") == ("KELP_VM" in os.environ)]
+BUILDS = os.environ.get("KELP_BUILDS", "release").split()
+
+
+@pytest.fixture(scope="session", autouse=True, params=BUILDS if "KELP_VM" in os.environ else [None])
+def build(request):
+    """Its name. Both sides are of one build: what a test starts is what it finds in KELP_BIN_DIR."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param:
+            patch.setenv("KELP_BIN_DIR", f"build/{request.param}/bin")
+        yield request.param
+
+
+@contextlib.contextmanager
+def _agents(work_dir):
+    from rdma import RdmaAgent
+
+    with contextlib.ExitStack() as stack:
+        def start(cluster, *arguments, **options):
+            agent = RdmaAgent(work_dir, cluster, *arguments, **options)
+            stack.callback(agent.end)
+            return agent
+
+        yield start
+
+
+@pytest.fixture
+def start_agent(build, work_dir):
+    """Factory: start_agent(cluster, "--max-connections", "3"): kelpd beside a cluster's first volume server,
+    over RDMA and TCP; ended, and looked at, after the test."""
+    with _agents(work_dir) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def cluster_agent(build, cluster, work_dir):
+    """The agent of the cluster that most tests share. They do not stop it."""
+    with _agents(work_dir) as start:
+        yield start(cluster)
