@@ -6,10 +6,8 @@
 #include "rdma/agent/tcp.h"
 
 #include <errno.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -17,6 +15,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 #include <utlist.h>
+
+#include "filer/base/listen.h"
 
 #define THREADS_MAX 16
 #define BACKLOG 512
@@ -483,44 +483,6 @@ static int start_threads(struct listener *l, unsigned n)
 
 /* --- the listener --- */
 
-static int bind_one(const struct addrinfo *a, int *ret)
-{
-	int on = 1, off = 0, err;
-	int fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-
-	if (fd < 0)
-		return -errno;
-	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-	if (a->ai_family == AF_INET6)
-		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off));
-	if (bind(fd, a->ai_addr, a->ai_addrlen) || listen(fd, BACKLOG)) {
-		err = -errno;
-		close(fd);
-		return err;
-	}
-	*ret = fd;
-	return 0;
-}
-
-/* Without a host: all addresses of both families, or of IPv4 where there is no other. */
-static int bind_listener(const struct listener_config *cfg, int *ret)
-{
-	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE };
-	struct addrinfo *list;
-	char port[8];
-	int err = -EADDRNOTAVAIL;
-
-	snprintf(port, sizeof(port), "%u", (unsigned)cfg->port);
-	if (getaddrinfo(cfg->host, port, &hints, &list))
-		return -EADDRNOTAVAIL;
-	for (int pass = 0; pass < 2 && err; pass++)
-		for (const struct addrinfo *a = list; a && err; a = a->ai_next)
-			if ((a->ai_family == AF_INET6) == (pass == 0))
-				err = bind_one(a, ret);
-	freeaddrinfo(list);
-	return err;
-}
-
 static void tcp_stop(struct listener *l, struct deadline d)
 {
 	l->stop_deadline = d;
@@ -544,7 +506,7 @@ static int tcp_listen(struct agent *a, const struct listener_config *cfg, struct
 	l->agent = a;
 	/* The longest tail of a record needs memory too. */
 	l->block_bytes = max_u64(a->cfg.small_bytes_max + KIB, STORE_TAIL_BYTES_MAX);
-	int err = bind_listener(cfg, &l->fd);
+	int err = listen_tcp(cfg->host, cfg->port, BACKLOG, &l->fd);
 	if (err) {
 		free(l);
 		return err;
