@@ -82,6 +82,7 @@ struct client {
 	pthread_t keeper;
 	bool keeper_runs;
 	bool stop;
+	bool lost; /* some connection is of no more use */
 	struct agent_queue queue; /* to be probed */
 
 	atomic_uint_fast64_t connects, connect_failures, reads, failures, exhausted, reaped;
@@ -241,6 +242,16 @@ static void pooled_close(struct pooled *p, enum wire_status reason)
 	free(p);
 }
 
+/* By any thread, at any time: the keeper is to close a connection that nobody may come to use again. */
+static void on_lost(void *arg)
+{
+	struct client *c = arg;
+
+	LOCK_SCOPE(&c->keeper_lock);
+	c->lost = true;
+	pthread_cond_signal(&c->keeper_wake);
+}
+
 /* Without locks. */
 static void connect_once(struct client *c, const struct client_address *address, struct deadline d,
 			 struct attempt *ret)
@@ -252,6 +263,8 @@ static void connect_once(struct client *c, const struct client_address *address,
 		.token = token,
 		.stall_ms = c->cfg.stall_ms,
 		.answer_ms = c->cfg.answer_ms,
+		.on_lost = on_lost,
+		.on_lost_arg = c,
 	};
 
 	ret->err = c->cfg.tokens ? token_for_agent(c->cfg.tokens, token) : 0;
@@ -412,8 +425,9 @@ static void ping_idle(struct agent *a)
 	}
 }
 
-/* Agents stay, so the list may be walked from any point without the lock. */
-static void look_after_idle(struct client *c)
+/* Agents stay, so the list may be walked from any point without the lock. only_dead: no others are to be
+ * closed or pinged. */
+static void look_after_idle(struct client *c, bool only_dead)
 {
 	struct agent *next;
 
@@ -421,8 +435,9 @@ static void look_after_idle(struct client *c)
 	struct agent *a = c->agents;
 	pthread_mutex_unlock(&c->table_lock);
 	for (; a; a = next) {
-		reap_idle(c, a, c->cfg.idle_ms);
-		ping_idle(a);
+		reap_idle(c, a, only_dead ? INT64_MAX : c->cfg.idle_ms);
+		if (!only_dead)
+			ping_idle(a);
 		pthread_mutex_lock(&c->table_lock);
 		next = a->hh.next;
 		pthread_mutex_unlock(&c->table_lock);
@@ -438,17 +453,21 @@ static void *keep(void *arg)
 	while (!c->stop) {
 		struct agent *a = STAILQ_FIRST(&c->queue);
 
-		if (!a && !deadline_passed(reap)) {
+		if (!a && !c->lost && !deadline_passed(reap)) {
 			cond_wait_until(&c->keeper_wake, &c->keeper_lock, reap);
 			continue;
 		}
 		if (a)
 			STAILQ_REMOVE_HEAD(&c->queue, queue_link);
+		bool lost = c->lost;
+		c->lost = false;
 		pthread_mutex_unlock(&c->keeper_lock);
+		if (lost)
+			look_after_idle(c, true);
 		if (a)
 			probe(c, a);
 		if (deadline_passed(reap)) {
-			look_after_idle(c);
+			look_after_idle(c, false);
 			reap = deadline_in_ms(c->cfg.reap_ms);
 		}
 		pthread_mutex_lock(&c->keeper_lock);

@@ -74,6 +74,8 @@ struct client_session {
 	const struct client_transport *transport; /* immutable */
 	struct client_connection *connection; /* immutable */
 	int64_t answer_ms; /* immutable */
+	void (*on_lost)(void *arg); /* immutable, as its argument */
+	void *on_lost_arg;
 	uint64_t staging_bytes_max; /* immutable: what the agent may lease at once */
 
 	pthread_mutex_t lock; /* protects all below but where it says else; innermost */
@@ -814,6 +816,18 @@ int client_session_ping(struct client_session *s, struct deadline d)
 	return run(s, &request, &none);
 }
 
+/* By the transport, on any thread. */
+static void connection_lost(void *arg)
+{
+	struct client_session *s = arg;
+
+	pthread_mutex_lock(&s->lock);
+	fail_session(s, -ECONNRESET);
+	pthread_mutex_unlock(&s->lock);
+	if (s->on_lost)
+		s->on_lost(s->on_lost_arg);
+}
+
 int client_session_error(struct client_session *s)
 {
 	LOCK_SCOPE(&s->lock);
@@ -910,6 +924,8 @@ int client_session_open(const struct client_session_config *cfg, struct deadline
 		return -ENOMEM;
 	s->transport = cfg->transport;
 	s->answer_ms = cfg->answer_ms;
+	s->on_lost = cfg->on_lost;
+	s->on_lost_arg = cfg->on_lost_arg;
 	s->serial = 1;
 	int err = slots_init(s);
 	if (err)
@@ -923,6 +939,8 @@ int client_session_open(const struct client_session_config *cfg, struct deadline
 	if (err)
 		goto close_connection;
 	pthread_mutex_init(&s->lock, NULL);
+	if (s->transport->watch)
+		s->transport->watch(s->connection, connection_lost, s);
 	*ret = s;
 	return 0;
 

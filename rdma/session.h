@@ -50,6 +50,10 @@ struct client_session_config {
 	const char *token; /* of the connection; NULL: none */
 	int64_t stall_ms; /* no byte for so long in the middle of an answer: -ETIMEDOUT */
 	int64_t answer_ms; /* no message for so long while one is waited for: likewise */
+	/* The connection has become of no more use, perhaps while nobody read: called by any thread,
+	 * until close() returns; must not call the session. NULL: nobody wants to know. */
+	void (*on_lost)(void *arg);
+	void *on_lost_arg;
 };
 
 /* Connects and says hello, all by d. *ret_reply is what the agent answered, also when that is why it

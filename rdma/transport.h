@@ -89,6 +89,11 @@ struct client_transport {
 	int (*pull)(struct client_connection *c, const struct client_lease *lease,
 		    struct deadline d);
 
+	/* Calls on_lost(arg), once or more and perhaps before this returns, when the connection is of no
+	 * more use, also while no other call is under way; the thread holds no lock that abort() takes. It
+	 * is called no more once close() has returned. NULL: this transport does not notice by itself. */
+	void (*watch)(struct client_connection *c, void (*on_lost)(void *arg), void *arg);
+
 	/* Cuts the connection: calls under way, and all later ones, fail soon. When it has returned,
 	 * no destination of a pull is written to any more. */
 	void (*abort)(struct client_connection *c);

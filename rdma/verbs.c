@@ -21,6 +21,7 @@
 
 #include "rdma/verbs_link.h"
 #include "rdma/verbs_memory.h"
+#include "rdma/verbs_watch.h"
 
 #define READS_AT_ONCE_MAX                                                                          \
 	16 /* of what the peer's device and ours may have under way for one pair */
@@ -49,8 +50,10 @@ struct found {
 };
 
 struct client_connection {
-	struct rdma_event_channel *channel; /* immutable, non-blocking; read by the receiver */
+	struct rdma_event_channel
+		*channel; /* while connecting; then the watch has the id's events */
 	struct rdma_cm_id *id; /* immutable */
+	struct device_use use; /* the watch's */
 	struct memory_device *memory; /* immutable */
 	int wake_fd; /* immutable; wakes the receiver */
 	bool established; /* immutable */
@@ -58,8 +61,9 @@ struct client_connection {
 	pthread_mutex_t lock; /* protects all below; innermost */
 	struct link link;
 	bool aborted;
-	bool lost; /* the peer has disconnected */
-	bool device_gone;
+	bool lost; /* the peer has disconnected, or the device is not to be used any more */
+	void (*on_lost)(void *arg); /* NULL: nobody wants to know */
+	void *on_lost_arg;
 	bool said_goodbye;
 	int held; /* receive buffer of the message that was given out; -1: none */
 	struct found found[FOUND_MAX]; /* by senders; a ring */
@@ -146,6 +150,40 @@ static int await_event(struct client_connection *c, enum rdma_cm_event_type want
 	return err;
 }
 
+static void wake_receiver(struct client_connection *c)
+{
+	uint64_t one = 1;
+	ssize_t n = write(c->wake_fd, &one, sizeof(one));
+
+	(void)n; /* full: it will wake */
+}
+
+/* By the watching thread. */
+static void connection_lost(struct device_use *u)
+{
+	struct client_connection *c =
+		(struct client_connection *)((char *)u - offsetof(struct client_connection, use));
+
+	pthread_mutex_lock(&c->lock);
+	c->lost = true;
+	wake_receiver(c);
+	void (*on_lost)(void *arg) = c->on_lost;
+	pthread_mutex_unlock(&c->lock);
+	if (on_lost)
+		on_lost(c->on_lost_arg);
+}
+
+static void verbs_watch(struct client_connection *c, void (*on_lost)(void *arg), void *arg)
+{
+	pthread_mutex_lock(&c->lock);
+	bool lost = c->lost;
+	c->on_lost_arg = arg;
+	c->on_lost = on_lost;
+	pthread_mutex_unlock(&c->lock);
+	if (lost)
+		on_lost(arg);
+}
+
 static int resolve(struct client_connection *c, const struct client_address *a, struct deadline d)
 {
 	struct sockaddr_storage to = a->sockaddr;
@@ -161,6 +199,8 @@ static int resolve(struct client_connection *c, const struct client_address *a, 
 	if (rdma_resolve_addr(c->id, NULL, (struct sockaddr *)&to, (int)deadline_left_ms(d)))
 		return -errno;
 	int err = await_event(c, RDMA_CM_EVENT_ADDR_RESOLVED, NULL, d);
+	if (!err)
+		err = watch_enter(&c->use, c->id, connection_lost);
 	if (err)
 		return err;
 	if (settings.device[0] &&
@@ -216,7 +256,8 @@ static int open_queue_pair(struct client_connection *c)
 				   .pd = memory_device_pd(c->memory),
 				   .receive_bytes_max = WIRE_MESSAGE_BYTES_MAX,
 				   .send_bytes_max = LINK_REQUEST_BYTES_MAX,
-				   .reads = true };
+				   .reads = true,
+				   .context = &c->use };
 	return link_open(&c->link, &cfg);
 }
 
@@ -248,23 +289,19 @@ static int verbs_connect(const struct client_address *a, int64_t stall_ms, struc
 		err = open_queue_pair(c);
 	if (!err)
 		err = establish(c, d);
+	if (!err)
+		err = watch_events(&c->use, c->id);
 	if (err) {
 		client_verbs.close(c);
 		return err;
 	}
+	rdma_destroy_event_channel(c->channel);
+	c->channel = NULL;
 	*ret = c;
 	return 0;
 }
 
 /* --- the queue pair; with the lock --- */
-
-static void wake_receiver(struct client_connection *c)
-{
-	uint64_t one = 1;
-	ssize_t n = write(c->wake_fd, &one, sizeof(one));
-
-	(void)n; /* full: it will wake */
-}
 
 static int connection_error(const struct client_connection *c)
 {
@@ -455,30 +492,16 @@ static void tell(struct client_connection *c, const struct found *f, struct clie
 	ret->payload = f->event.payload;
 }
 
-static void take_cm_events(struct client_connection *c)
-{
-	struct rdma_cm_event *e;
-
-	while (rdma_get_cm_event(c->channel, &e) == 0) {
-		if (e->event == RDMA_CM_EVENT_DISCONNECTED)
-			c->lost = true;
-		if (e->event == RDMA_CM_EVENT_DEVICE_REMOVAL)
-			c->lost = c->device_gone = true;
-		rdma_ack_cm_event(e);
-	}
-}
-
 /* Sleeps without the lock until something may have happened. */
 static void sleep_for_events(struct client_connection *c, struct deadline d)
 {
 	struct pollfd p[] = { { .fd = c->link.channel->fd, .events = POLLIN },
-			      { .fd = c->channel->fd, .events = POLLIN },
 			      { .fd = c->wake_fd, .events = POLLIN } };
 	uint64_t count;
 
 	pthread_mutex_unlock(&c->lock);
 	(void)poll(p, ARRAY_LEN(p), (int)min_u64((uint64_t)deadline_left_ms(d), INT32_MAX));
-	if (p[2].revents) {
+	if (p[1].revents) {
 		ssize_t n = read(c->wake_fd, &count, sizeof(count));
 
 		(void)n;
@@ -486,8 +509,6 @@ static void sleep_for_events(struct client_connection *c, struct deadline d)
 	pthread_mutex_lock(&c->lock);
 	if (p[0].revents)
 		link_take_events(&c->link);
-	if (p[1].revents)
-		take_cm_events(c);
 }
 
 static void pause_briefly(struct client_connection *c)
@@ -598,16 +619,17 @@ static void verbs_close(struct client_connection *c)
 {
 	if (!c)
 		return;
+	watch_silence(&c->use);
 	if (c->established && !c->aborted)
 		drain(c);
 	if (c->id) {
 		link_close(&c->link);
 		for (size_t i = 0; i < LINK_READS_MAX; i++)
 			forget_own_memory(&c->pulls[i]);
-		take_cm_events(c);
 		rdma_destroy_id(c->id);
 	}
-	memory_device_put(c->memory, c->device_gone);
+	memory_device_put(c->memory);
+	watch_leave(&c->use);
 	if (c->channel)
 		rdma_destroy_event_channel(c->channel);
 	if (c->wake_fd >= 0)
@@ -626,6 +648,7 @@ const struct client_transport client_verbs = {
 	.take = verbs_take,
 	.settle = verbs_settle,
 	.pull = verbs_pull,
+	.watch = verbs_watch,
 	.abort = verbs_abort,
 	.close = verbs_close,
 };

@@ -91,7 +91,7 @@ static int post_receive(struct link *l, unsigned i)
 	return 0;
 }
 
-static int make_cq(struct link *l)
+static int make_cq(struct link *l, const struct link_config *cfg)
 {
 	const int depth = LINK_RECEIVES + LINK_SENDS + LINK_READS_MAX + 1;
 
@@ -101,7 +101,7 @@ static int make_cq(struct link *l)
 	int flags = fcntl(l->channel->fd, F_GETFL);
 	if (flags < 0 || fcntl(l->channel->fd, F_SETFL, flags | O_NONBLOCK))
 		return -errno;
-	l->cq = ibv_create_cq(l->id->verbs, depth, NULL, l->channel, 0);
+	l->cq = ibv_create_cq(l->id->verbs, depth, cfg->context, l->channel, 0);
 	return l->cq ? 0 : -errno;
 }
 
@@ -117,6 +117,7 @@ static int make_qp(struct link *l, const struct link_config *cfg)
 		l->sges_max = (uint32_t)min_u64(l->sges_max, (uint64_t)device.max_sge_rd);
 	for (size_t i = 0; i < ARRAY_LEN(inline_wishes); i++) {
 		struct ibv_qp_init_attr attr = {
+			.qp_context = cfg->context,
 			.send_cq = l->cq,
 			.recv_cq = l->cq,
 			.qp_type = IBV_QPT_RC,
@@ -159,7 +160,7 @@ int link_open(struct link *l, const struct link_config *cfg)
 	int err = make_buffers(l, cfg);
 
 	if (!err)
-		err = make_cq(l);
+		err = make_cq(l, cfg);
 	if (!err)
 		err = make_qp(l, cfg);
 	for (unsigned i = 0; i < LINK_RECEIVES && !err; i++)

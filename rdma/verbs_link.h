@@ -48,6 +48,7 @@ struct link_config {
 	size_t receive_bytes_max; /* of one message, without the prefix; likewise: */
 	size_t send_bytes_max;
 	bool reads; /* this side reads the other's memory */
+	void *context; /* of the queue pair and its completion queue; for asynchronous events */
 };
 
 struct link {

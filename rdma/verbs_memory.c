@@ -7,6 +7,7 @@
 
 #include "filer/base/base.h"
 #include "rdma/verbs.h"
+#include "rdma/verbs_watch.h"
 
 struct region {
 	uint8_t *base; /* NULL: none */
@@ -19,7 +20,6 @@ struct memory_device {
 	struct ibv_pd *pd;
 	struct ibv_mr *mrs[VERBS_REGIONS_MAX];
 	unsigned users;
-	bool gone;
 };
 
 /* Protects all of it, but for what is immutable; innermost. */
@@ -85,8 +85,6 @@ int memory_device_get(struct ibv_context *ctx, struct memory_device **ret)
 
 	LOCK_SCOPE(&lock);
 	LL_SEARCH_SCALAR(devices, m, ctx, ctx);
-	if (m && m->gone)
-		return -ENODEV;
 	if (!m) {
 		int err = device_open(ctx, &m);
 		if (err)
@@ -97,14 +95,21 @@ int memory_device_get(struct ibv_context *ctx, struct memory_device **ret)
 	return 0;
 }
 
-void memory_device_put(struct memory_device *m, bool gone)
+void memory_device_put(struct memory_device *m)
 {
 	if (!m)
 		return;
 	LOCK_SCOPE(&lock);
-	m->gone |= gone;
 	m->users--;
-	if (m->gone && m->users == 0)
+}
+
+void memory_forget(const struct ibv_context *ctx)
+{
+	struct memory_device *m;
+
+	LOCK_SCOPE(&lock);
+	LL_SEARCH_SCALAR(devices, m, ctx, ctx);
+	if (m && m->users == 0)
 		device_close(m);
 }
 
@@ -136,10 +141,11 @@ int memory_device_key(const struct memory_device *m, const struct read_buf *b, u
 
 void verbs_release(void)
 {
-	LOCK_SCOPE(&lock);
-
+	pthread_mutex_lock(&lock);
 	while (devices)
 		device_close(devices);
 	for (size_t i = 0; i < VERBS_REGIONS_MAX; i++)
 		regions[i].base = NULL;
+	pthread_mutex_unlock(&lock);
+	watch_close();
 }

@@ -14,8 +14,10 @@ struct memory_device;
 
 /* For a connection; registers all regions with a device that is new. Returns 0 or -errno. */
 int memory_device_get(struct ibv_context *ctx, struct memory_device **ret);
-/* gone: the device was removed, and is not to be used again. Takes NULL. */
-void memory_device_put(struct memory_device *m, bool gone);
+/* Its memory stays registered: other connections will follow. Takes NULL. */
+void memory_device_put(struct memory_device *m);
+/* The device was removed, and nobody uses it any more. */
+void memory_forget(const struct ibv_context *ctx);
 struct ibv_pd *memory_device_pd(const struct memory_device *m);
 
 /* The key for a buffer. *ret_own: registered for it alone, to be deregistered; NULL: of its region.

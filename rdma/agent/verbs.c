@@ -1,6 +1,7 @@
 /* The verbs transport of the agent.
  *
  * Threads: one, with all connections, their memory and a disk; nothing of it is shared but `stopping`.
+ * (verbs_watch.h has another, which sees to it that a device that was removed is let go of.)
  *
  * What a client may read is exactly what was leased to it: each connection has a protection domain of
  * its own, so that its keys are worth nothing to others, and each lease a memory region of its own,
@@ -28,6 +29,7 @@
 #include "rdma/agent/verbs_pool.h"
 #include "rdma/device.h"
 #include "rdma/verbs_link.h"
+#include "rdma/verbs_watch.h"
 
 #define BACKLOG 512
 #define EVENTS_MAX 64
@@ -57,6 +59,7 @@ struct connection {
 	bool is_changed;
 	enum connection_state state;
 	struct rdma_cm_id *id;
+	struct device_use use;
 	struct ibv_pd *pd;
 	struct link link;
 	int64_t since_ms; /* in that state, or the last time that an output went out */
@@ -74,7 +77,9 @@ struct listener {
 	struct agent *agent;
 	pthread_t thread;
 	struct rdma_event_channel *channel;
-	struct rdma_cm_id *id;
+	struct rdma_cm_id *id; /* NULL: not listening, until the device is there again */
+	struct device_use use; /* of that address's device; of none where it listens on all */
+	struct listener_config cfg; /* host is our own */
 	int epoll_fd;
 	int wake_fd;
 	struct disk *disk;
@@ -133,6 +138,7 @@ static void free_connection(struct connection *c)
 	session_free(c->session);
 	/* The handle of its last event has been acknowledged: it is only used from one thread. */
 	rdma_destroy_id(c->id);
+	watch_leave(&c->use);
 	free(c);
 	atomic_fetch_sub(&agent->active, 1);
 }
@@ -388,7 +394,9 @@ static int make_connection(struct listener *l, struct rdma_cm_id *id, bool refus
 	c->since_ms = now_ms();
 	rdma_set_option(id, RDMA_OPTION_ID, RDMA_OPTION_ID_ACK_TIMEOUT, &ack_timeout,
 			sizeof(ack_timeout));
-	int err = open_session(c, refused);
+	int err = watch_enter(&c->use, id, NULL);
+	if (!err)
+		err = open_session(c, refused);
 	if (!err)
 		err = open_link(c);
 	if (!err)
@@ -398,6 +406,7 @@ static int make_connection(struct listener *l, struct rdma_cm_id *id, bool refus
 		if (c->pd)
 			ibv_dealloc_pd(c->pd);
 		session_free(c->session);
+		watch_leave(&c->use);
 		free(c);
 		return err;
 	}
@@ -434,6 +443,54 @@ static void on_established(struct connection *c)
 		session_shut_down(c->session);
 }
 
+static void stop_listening(struct listener *l)
+{
+	if (l->id)
+		rdma_destroy_id(l->id);
+	l->id = NULL;
+	watch_leave(&l->use);
+}
+
+/* The listener of one address is bound to its device. */
+static int listen_on(struct listener *l, struct sockaddr *a)
+{
+	int err = 0;
+
+	if (rdma_create_id(l->channel, &l->id, NULL, RDMA_PS_TCP)) {
+		l->id = NULL;
+		return -errno;
+	}
+	if (rdma_bind_addr(l->id, a) || rdma_listen(l->id, BACKLOG))
+		err = -errno;
+	if (!err && l->id->verbs)
+		err = watch_enter(&l->use, l->id, NULL);
+	if (err)
+		stop_listening(l);
+	return err;
+}
+
+static int bind_listener(struct listener *l)
+{
+	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE };
+	struct addrinfo *list;
+	char port[8];
+	int err = -EADDRNOTAVAIL;
+
+	snprintf(port, sizeof(port), "%u", (unsigned)l->cfg.port);
+	if (getaddrinfo(l->cfg.host, port, &hints, &list))
+		return -EADDRNOTAVAIL;
+	/* Without a host: all addresses of both families, or of IPv4 where there is no other. */
+	for (int pass = 0; pass < 2 && err; pass++) {
+		for (const struct addrinfo *a = list; a && err; a = a->ai_next) {
+			if ((a->ai_family == AF_INET6) != (pass == 0))
+				continue;
+			err = listen_on(l, a->ai_addr);
+		}
+	}
+	freeaddrinfo(list);
+	return err;
+}
+
 static void on_cm_event(struct listener *l, struct rdma_cm_event *e)
 {
 	struct rdma_cm_id *id = e->id;
@@ -460,10 +517,13 @@ static void on_cm_event(struct listener *l, struct rdma_cm_event *e)
 	default:
 		break;
 	}
+	bool address_gone = id == l->id && e->event == RDMA_CM_EVENT_DEVICE_REMOVAL;
 	/* An id waits, when it is destroyed, for its events to be acknowledged. */
 	rdma_ack_cm_event(e);
 	if (to_destroy)
 		rdma_destroy_id(to_destroy);
+	if (address_gone)
+		stop_listening(l);
 }
 
 static void take_cm_events(struct listener *l)
@@ -510,6 +570,8 @@ static void tick(struct listener *l, int64_t now)
 
 	l->tick_at_ms = now + SESSION_TICK_MS;
 	verbs_pool_trim(&l->pool, now);
+	if (!l->id && !l->shutting_down)
+		(void)bind_listener(l);
 	DL_FOREACH (l->connections, c)
 		tick_connection(c, now);
 }
@@ -520,8 +582,7 @@ static void shut_down(struct listener *l)
 
 	if (!l->shutting_down) {
 		l->shutting_down = true;
-		rdma_destroy_id(l->id);
-		l->id = NULL;
+		stop_listening(l);
 		DL_FOREACH (l->connections, c)
 			if (c->state == CONNECTION_OPEN)
 				session_shut_down(c->session);
@@ -615,50 +676,19 @@ static void *run_thread(void *arg)
 
 /* --- the listener --- */
 
-static int bind_listener(struct listener *l, const struct listener_config *cfg)
-{
-	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE };
-	struct addrinfo *list;
-	char port[8];
-	int err = -EADDRNOTAVAIL;
-
-	snprintf(port, sizeof(port), "%u", (unsigned)cfg->port);
-	if (getaddrinfo(cfg->host, port, &hints, &list))
-		return -EADDRNOTAVAIL;
-	/* Without a host: all addresses of both families, or of IPv4 where there is no other. */
-	for (int pass = 0; pass < 2 && err; pass++) {
-		for (const struct addrinfo *a = list; a && err; a = a->ai_next) {
-			if ((a->ai_family == AF_INET6) != (pass == 0))
-				continue;
-			if (rdma_create_id(l->channel, &l->id, NULL, RDMA_PS_TCP)) {
-				err = -errno;
-				continue;
-			}
-			err = rdma_bind_addr(l->id, a->ai_addr) || rdma_listen(l->id, BACKLOG)
-				      ? -errno
-				      : 0;
-			if (err)
-				rdma_destroy_id(l->id);
-		}
-	}
-	if (err)
-		l->id = NULL;
-	freeaddrinfo(list);
-	return err;
-}
-
 static void close_listener(struct listener *l)
 {
 	verbs_pool_close(&l->pool);
 	disk_free(l->disk);
-	if (l->id)
-		rdma_destroy_id(l->id);
+	stop_listening(l);
+	watch_close();
 	if (l->channel)
 		rdma_destroy_event_channel(l->channel);
 	if (l->wake_fd >= 0)
 		close(l->wake_fd);
 	if (l->epoll_fd >= 0)
 		close(l->epoll_fd);
+	free((char *)l->cfg.host);
 	free(l);
 }
 
@@ -686,6 +716,13 @@ static int open_channel(struct listener *l)
 	return watch(l, l->channel->fd, &l->channel);
 }
 
+static int keep_config(struct listener *l, const struct listener_config *cfg)
+{
+	l->cfg = *cfg;
+	l->cfg.host = cfg->host ? strdup(cfg->host) : NULL;
+	return cfg->host && !l->cfg.host ? -ENOMEM : 0;
+}
+
 static int verbs_listen(struct agent *a, const struct listener_config *cfg, struct listener **ret)
 {
 	struct listener *l = calloc(1, sizeof(*l));
@@ -703,7 +740,9 @@ static int verbs_listen(struct agent *a, const struct listener_config *cfg, stru
 	if (!err)
 		err = open_channel(l);
 	if (!err)
-		err = bind_listener(l, cfg);
+		err = keep_config(l, cfg);
+	if (!err)
+		err = bind_listener(l);
 	if (!err)
 		err = -pthread_create(&l->thread, NULL, run_thread, l);
 	if (err) {
