@@ -51,9 +51,11 @@ struct needle_sink {
  *   0            all bytes delivered and, where a checksum was at hand, verified
  *   -ENOENT      this server has no such needle (unknown, deleted, wrong cookie)
  *   -ENODATA     the needle ends before the range does
+ *   -EMEDIUMTYPE a range of what is stored compressed: only all of it can be read here
  *   -EACCES      not authorised
  *   -EBUSY       the server asks for a pause (429)
  *   -EBADMSG     a checksum does not match
+ *   -EUCLEAN     the server's stored copy does not fit its checksum: no source has it right there
  *   -EPROTO      an answer that no such server gives
  *   -EIO         the server failed (5xx, truncated body)
  *   -EOPNOTSUPP  this source cannot serve that at all; costs nothing

@@ -189,6 +189,8 @@ const char *ctl_read_error(const struct ctl_way *way, int err)
 		return "busy";
 	case -EBADMSG:
 		return "the bytes do not match their checksum";
+	case -EUCLEAN:
+		return "the stored bytes do not match their checksum";
 	case -EPROTO:
 		return way->via & VIA_AGENT ? "what answers there is not kelpd"
 					    : "an answer that SeaweedFS does not give";

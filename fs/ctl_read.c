@@ -127,14 +127,13 @@ static int read_range(struct job *j, const struct source *s, struct server *serv
 	return 0;
 }
 
-/* An agent has no ranges of what is stored compressed, and where the range ends behind the compressed
- * bytes it only says that. */
+/* An agent has no ranges of what is stored compressed. */
 static int attempt(struct job *j, const struct source *s, struct server *server)
 {
 	if (j->options->size && !j->options->raw) {
 		int err = read_range(j, s, server);
 
-		if (err != -EOPNOTSUPP && err != -ENODATA)
+		if (err != -EMEDIUMTYPE)
 			return err;
 	}
 	return read_whole(j, s, server);

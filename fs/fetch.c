@@ -77,6 +77,9 @@ struct job {
 	struct location_set *set; /* NULL: none */
 	int located; /* of the last lookup */
 	struct outcome outcome;
+	/* Bit i: what the i-th server of the set has did not fit a checksum, as far as anybody could
+	 * read it; and of these: its own agent has looked at the disk. */
+	uint64_t spoiled, rotten;
 
 	struct decoding *decoding; /* NULL: ranges are read straight into range.bufs */
 	struct needle_range range; /* what is still missing */
@@ -235,6 +238,25 @@ static int decode_push(void *arg, const uint8_t *p, size_t n)
 	return decode_err(decoder_push(j->decoding->decoder, p, n));
 }
 
+static int decoding_init(struct decoding *dec, const struct job *j, uint64_t offset,
+			 const struct read_buf *bufs, size_t n_bufs)
+{
+	struct decode_window *windows = calloc(n_bufs, sizeof(*windows));
+
+	if (!windows)
+		return -ENOMEM;
+	for (size_t i = 0; i < n_bufs; i++)
+		windows[i] = (struct decode_window){ .ptr = bufs[i].ptr, .len = bufs[i].len };
+	*dec = (struct decoding){
+		.windows = windows,
+		.n_windows = n_bufs,
+		.want_offset = offset,
+		.want_bytes = j->missing_bytes,
+		.plain_limit = max_u64(j->chunk->size, DECODE_PLAIN_MAX_BYTES),
+	};
+	return 0;
+}
+
 static int attempt_decode(struct job *j, const struct source *s, struct server *server,
 			  struct deadline d)
 {
@@ -249,6 +271,24 @@ static int attempt_decode(struct job *j, const struct source *s, struct server *
 		err = -ENODATA;
 	decoder_free(dec->decoder);
 	dec->decoder = NULL;
+	return err;
+}
+
+/* The rest of a range, from a needle whose entry did not tell that it is stored compressed. */
+static int attempt_unpacked(struct job *j, const struct source *s, struct server *server,
+			    struct deadline d)
+{
+	struct decoding dec;
+	int err = decoding_init(&dec, j, j->range.offset, j->range.bufs, j->range.n_bufs);
+
+	if (err)
+		return err;
+	j->decoding = &dec;
+	err = attempt_decode(j, s, server, d);
+	j->decoding = NULL;
+	free(dec.windows);
+	if (!err)
+		range_advance(j, j->missing_bytes);
 	return err;
 }
 
@@ -272,6 +312,7 @@ static bool is_server_fault(const struct job *j, int err, int64_t elapsed_ms)
 	case EACCES:
 	case EBUSY:
 	case EBADMSG:
+	case EUCLEAN:
 	case EOPNOTSUPP:
 	case ENOMEM:
 		return false;
@@ -296,6 +337,7 @@ static void note_outcome(struct outcome *o, int err)
 		return;
 	case ENODATA:
 	case EBADMSG:
+	case EUCLEAN:
 	case EPROTO:
 		o->broken = true;
 		return;
@@ -303,6 +345,40 @@ static void note_outcome(struct outcome *o, int err)
 		o->timed_out = err == -ETIMEDOUT && (o->timed_out || !o->failed);
 		o->failed = true;
 	}
+}
+
+static uint64_t server_bit(const struct job *j, const struct server *server)
+{
+	for (size_t i = 0; j->set && i < j->set->n; i++)
+		if (j->set->servers[i] == server)
+			return UINT64_C(1) << i;
+	return 0;
+}
+
+static void note_copy(struct job *j, const struct server *server, int err)
+{
+	uint64_t bit = server_bit(j, server);
+
+	switch (-err) {
+	case EUCLEAN:
+		j->rotten |= bit;
+		j->spoiled |= bit;
+		break;
+	case EBADMSG:
+		j->spoiled |= bit;
+		break;
+	case EIO: /* which is what a volume server makes of it */
+	case EOPNOTSUPP:
+		break;
+	default:
+		/* Not answered at all: the bytes may have been spoiled on their way. */
+		j->spoiled &= ~bit | j->rotten;
+	}
+}
+
+static bool all_are_spoiled(const struct job *j)
+{
+	return j->set && j->set->n > 0 && (size_t)__builtin_popcountll(j->spoiled) == j->set->n;
 }
 
 static void note_counters(struct job *j, const struct source *s, struct server *server, int err,
@@ -329,6 +405,8 @@ static int attempt(struct job *j, const struct source *s, struct server *server,
 
 	j->moved_bytes = 0;
 	int err = j->decoding ? attempt_decode(j, s, server, d) : attempt_range(j, s, server, d);
+	if (err == -EMEDIUMTYPE)
+		err = attempt_unpacked(j, s, server, d);
 	bool fault = is_server_fault(j, err, now_ms() - start_ms);
 	if (b && fault)
 		breaker_failure(b);
@@ -337,6 +415,7 @@ static int attempt(struct job *j, const struct source *s, struct server *server,
 	note_counters(j, s, server, err, fault);
 	if (err)
 		note_outcome(&j->outcome, err);
+	note_copy(j, server, err);
 	return err;
 }
 
@@ -356,6 +435,11 @@ static int try_server(struct job *j, const struct source *s, struct server *serv
 	struct deadline d = alternative ? fair_share(j->deadline) : j->deadline;
 
 	*tried = true;
+	/* What reads the same disk without looking at checksums would find nothing wrong with it. */
+	if (server_bit(j, server) & j->rotten) {
+		j->outcome.broken = true;
+		return -EUCLEAN;
+	}
 	if (b && breaker_state(b) != BREAKER_CLOSED) {
 		*tried = breaker_allow(b);
 		if (!*tried)
@@ -414,6 +498,9 @@ static int try_sources(struct job *j, bool desperate)
 		const struct source *s = &f->sources[i];
 		bool more = i + 1 < f->n_sources;
 
+		/* The proxy does not say which replica it reads. */
+		if (!s->per_server && j->rotten)
+			continue;
 		if (!s->per_server)
 			err = attempt(j, s, NULL, more ? fair_share(j->deadline) : j->deadline);
 		else if (j->set && j->set->n > 0)
@@ -442,6 +529,8 @@ static bool locate(struct job *j, bool refresh)
 				   fair_share(j->deadline), &fresh);
 	if (j->located && j->located != -ENOENT)
 		return false; /* no news: the old set, if there is one, is as good as before */
+	if (fresh != old)
+		j->spoiled = j->rotten = 0;
 	j->set = fresh;
 	location_set_put(old);
 	return fresh != old;
@@ -450,6 +539,8 @@ static bool locate(struct job *j, bool refresh)
 /* May the next pass fare better although nothing is known to have changed? */
 static bool may_recover(const struct job *j)
 {
+	if (all_are_spoiled(j))
+		return false;
 	if (j->outcome.failed)
 		return true;
 	if (j->located == -ENXIO)
@@ -536,23 +627,15 @@ static int fetch_plain(struct job *j, uint64_t offset, struct read_buf *bufs, si
 
 static int fetch_encoded(struct job *j, uint64_t offset, const struct read_buf *bufs, size_t n_bufs)
 {
-	struct decode_window *windows = calloc(n_bufs, sizeof(*windows));
-	struct decoding dec = {
-		.windows = windows,
-		.n_windows = n_bufs,
-		.want_offset = offset,
-		.want_bytes = j->missing_bytes,
-		.plain_limit = max_u64(j->chunk->size, DECODE_PLAIN_MAX_BYTES),
-	};
+	struct decoding dec;
+	int err = decoding_init(&dec, j, offset, bufs, n_bufs);
 
-	if (!windows)
-		return -ENOMEM;
-	for (size_t i = 0; i < n_bufs; i++)
-		windows[i] = (struct decode_window){ .ptr = bufs[i].ptr, .len = bufs[i].len };
+	if (err)
+		return err;
 	j->decoding = &dec;
-	int err = run(j);
+	err = run(j);
 	j->decoding = NULL;
-	free(windows);
+	free(dec.windows);
 	return err;
 }
 

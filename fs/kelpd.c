@@ -44,7 +44,7 @@ struct kelpd {
 	struct listener *verbs; /* NULL: no RDMA here */
 	unsigned active_before; /* connections, when memory was last looked at */
 	struct {
-		uint64_t refused, version_refused, malformed, stalled, denied, io;
+		uint64_t refused, version_refused, malformed, stalled, denied, io, corrupt;
 	} reported; /* counters when they were last logged */
 };
 
@@ -294,6 +294,8 @@ static void report_trouble(struct kelpd *k)
 	       &k->reported.denied);
 	report("reads failed: a record cannot be read or does not hang together",
 	       &c->by_status[WIRE_IO], &k->reported.io);
+	report("reads refused: what is on the disk does not fit its checksum",
+	       &c->by_status[WIRE_CORRUPT], &k->reported.corrupt);
 }
 
 static void log_statistics(struct kelpd *k)

@@ -716,6 +716,18 @@ static int source_error(const struct client *c, const struct client_extent *e)
 	return e->err;
 }
 
+/* A range beyond the stored bytes may lie within the plain ones. */
+static bool is_compressed(struct client *c, const struct endpoint *server, const struct fid *fid,
+			  struct deadline d)
+{
+	uint8_t first;
+	struct read_buf buf = { .ptr = &first, .len = 1 };
+	struct client_extent e = { .fid = *fid, .bufs = &buf, .n_bufs = 1, .read_deleted = true };
+
+	client_read(c, server, &e, 1, d);
+	return e.gzip;
+}
+
 static int source_read_range(void *self, struct server *server, struct needle_range *r,
 			     struct deadline d)
 {
@@ -733,9 +745,8 @@ static int source_read_range(void *self, struct server *server, struct needle_ra
 	if (bytes == 0)
 		return 0;
 	client_read(c, &server->addr, &e, 1, d);
-	/* A range of compressed bytes is of no use; others answer with a range of the plain ones. */
-	if (e.gzip)
-		return -EOPNOTSUPP;
+	if (e.gzip || (e.err == -ENODATA && is_compressed(c, &server->addr, &r->fid, d)))
+		return -EMEDIUMTYPE;
 	r->got = e.got;
 	return source_error(c, &e);
 }

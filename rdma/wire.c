@@ -47,6 +47,7 @@ const char *wire_status_text(enum wire_status s)
 		[WIRE_EXHAUSTED] = "connection limit reached",
 		[WIRE_SHUTDOWN] = "agent is shutting down",
 		[WIRE_IDLE] = "connection was idle",
+		[WIRE_CORRUPT] = "stored bytes do not fit their checksum",
 	};
 
 	return (unsigned)s <= WIRE_STATUS_MAX ? texts[s] : "unknown status";
@@ -70,6 +71,8 @@ int wire_status_errno(enum wire_status s)
 		return -EBUSY;
 	case WIRE_IO:
 		return -EIO;
+	case WIRE_CORRUPT:
+		return -EUCLEAN;
 	case WIRE_EXHAUSTED:
 		return -EUSERS;
 	case WIRE_SHUTDOWN:

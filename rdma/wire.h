@@ -56,7 +56,8 @@ enum wire_status {
 	WIRE_EXHAUSTED = 9, /* connection limit reached */
 	WIRE_SHUTDOWN = 10, /* the agent ends */
 	WIRE_IDLE = 11, /* closed for having been idle */
-	WIRE_STATUS_MAX = 11,
+	WIRE_CORRUPT = 12, /* what is stored does not fit its checksum: ask another replica */
+	WIRE_STATUS_MAX = 12,
 };
 
 const char *wire_status_text(enum wire_status s);

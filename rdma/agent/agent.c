@@ -22,5 +22,6 @@ void agent_init(struct agent *a, const struct agent_config *cfg)
 		a->cfg.small_bytes_max = AGENT_SMALL_BYTES;
 	if (!a->cfg.lease_ms)
 		a->cfg.lease_ms = AGENT_LEASE_MS;
+	checker_init(&a->checker);
 	a->staging.max_bytes = a->cfg.staging_bytes_max;
 }

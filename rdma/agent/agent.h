@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "filer/token.h"
+#include "rdma/agent/check.h"
 #include "rdma/agent/staging.h"
 #include "rdma/agent/store.h"
 #include "rdma/wire.h"
@@ -60,6 +61,7 @@ struct agent_counters {
 struct agent {
 	struct agent_config cfg; /* immutable, with defaults filled in */
 	struct staging_budget staging;
+	struct checker checker;
 	atomic_uint active; /* connections that are there, with those being refused */
 	struct agent_counters counters;
 	/* The RDMA device, and where verbs connections are taken; immutable once listeners run. */

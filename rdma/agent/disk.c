@@ -102,8 +102,11 @@ static void start(struct disk *d, struct disk_read *r)
 		io_uring_submit(&d->ring);
 		sqe = io_uring_get_sqe(&d->ring);
 	}
-	io_uring_prep_read(sqe, r->fd, (uint8_t *)r->buf + r->got_, (unsigned)(r->bytes - r->got_),
-			   r->offset + r->got_);
+	if (r->bytes == 0)
+		io_uring_prep_nop(sqe);
+	else
+		io_uring_prep_read(sqe, r->fd, (uint8_t *)r->buf + r->got_,
+				   (unsigned)(r->bytes - r->got_), r->offset + r->got_);
 	io_uring_sqe_set_data(sqe, r);
 	d->under_way++;
 }
@@ -155,6 +158,16 @@ bool disk_warm(struct disk *d, struct disk_read *r)
 	return false;
 }
 
+bool disk_pause(struct disk *d, struct disk_read *r)
+{
+	r->got_ = 0;
+	r->result = 0;
+	if (!d->has_ring)
+		return true;
+	start_or_queue(d, r);
+	return false;
+}
+
 void disk_submit(struct disk *d)
 {
 	if (d->has_ring && io_uring_sq_ready(&d->ring) > 0)
@@ -183,7 +196,7 @@ void disk_reap(struct disk *d)
 
 		io_uring_cqe_seen(&d->ring, cqe);
 		d->under_way--;
-		if (take_result(r, n == -EAGAIN ? -EINTR : n))
+		if (r->bytes == 0 || take_result(r, n == -EAGAIN ? -EINTR : n))
 			r->done(r);
 		else
 			start_or_queue(d, r);

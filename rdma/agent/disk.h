@@ -46,6 +46,10 @@ bool disk_read(struct disk *d, struct disk_read *r);
  * done and arg. True: they are there, or nobody can tell. A file that ends before is no error. */
 bool disk_warm(struct disk *d, struct disk_read *r);
 
+/* Lets others have their turn: done will be called by disk_reap(), with nothing read. The caller sets
+ * bytes to 0, done and arg. True: there is no way to wait here. */
+bool disk_pause(struct disk *d, struct disk_read *r);
+
 /* Hands to the kernel what was begun since the last time. */
 void disk_submit(struct disk *d);
 

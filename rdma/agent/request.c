@@ -190,13 +190,76 @@ static void describe(struct piece *p)
 	}
 }
 
+static void piece_advance(struct piece *p);
+
+static void check_done(struct check *c, int err, enum needle_check found)
+{
+	struct piece *p = (struct piece *)((char *)c - offsetof(struct piece, check));
+
+	p->error = err;
+	p->place.check = found;
+	piece_advance(p);
+}
+
+/* A large part of a needle is only served once all of it has been compared with its checksum; for a
+ * small one that would be out of all proportion. Who gets a whole needle does it himself. */
+static bool wants_check(const struct piece *p)
+{
+	return p->way != WAY_RECORD && p->extent.length < p->info.data_bytes &&
+	       p->extent.length > p->request->host->agent->cfg.small_bytes_max &&
+	       p->info.data_bytes <= CHECK_NEEDLE_BYTES_MAX && p->place.check != NEEDLE_SOUND;
+}
+
+static void start_check(struct piece *p)
+{
+	struct request_host *host = p->request->host;
+
+	p->state = PIECE_CHECKING;
+	p->check.disk = host->disk;
+	p->check.place = &p->place;
+	p->check.info = &p->info;
+	p->check.key = p->extent.fid.key;
+	p->check.done = check_done;
+	check_start(&host->agent->checker, &p->check);
+}
+
+/* All of it is at hand, and mostly not much: it costs next to nothing to look. */
+static enum needle_check check_record(const struct piece *p)
+{
+	const uint8_t *data = p->memory + (p->info.data_offset - p->place.record_offset);
+	bool large = p->info.data_bytes > p->request->host->agent->cfg.small_bytes_max;
+
+	if (p->info.data_bytes == 0 || (large && p->extent.length == p->info.data_bytes))
+		return NEEDLE_UNCHECKED;
+	return crc32c_matches(p->info.crc32c, crc32c(0, data, p->info.data_bytes)) ? NEEDLE_SOUND
+										   : NEEDLE_CORRUPT;
+}
+
+static void answer_piece(struct piece *p)
+{
+	if (p->place.check == NEEDLE_CORRUPT) {
+		finish(p, WIRE_CORRUPT);
+		return;
+	}
+	describe(p);
+	finish(p, WIRE_OK);
+}
+
 static void use_tail(struct piece *p, const uint8_t *tail, size_t len)
 {
 	int err = store_parse_tail(&p->place, tail, len, now_realtime_ns(), &p->info);
 
-	if (!err)
-		describe(p);
-	finish(p, status_of(err));
+	if (err) {
+		finish(p, status_of(err));
+		return;
+	}
+	if (wants_check(p)) {
+		start_check(p);
+		return;
+	}
+	if (p->way == WAY_RECORD)
+		p->place.check = check_record(p);
+	answer_piece(p);
 }
 
 static void read_done(struct disk_read *d);
@@ -237,8 +300,6 @@ static int check_range(struct piece *p)
 		return -EOPNOTSUPP;
 	return e->offset > data_bytes || e->length > data_bytes - e->offset ? -ENODATA : 0;
 }
-
-static void piece_advance(struct piece *p);
 
 /* The reads are over: what do head and tail say? */
 static void use_record(struct piece *p)
@@ -301,7 +362,7 @@ static void begin_reads(struct piece *p)
 static void piece_advance(struct piece *p)
 {
 	if (p->error && p->state != PIECE_DONE) {
-		finish(p, WIRE_IO);
+		finish(p, p->error == -ENOBUFS || p->error == -ENOMEM ? WIRE_BUSY : WIRE_IO);
 		return;
 	}
 	switch (p->state) {
@@ -315,6 +376,9 @@ static void piece_advance(struct piece *p)
 		break;
 	case PIECE_READING_TAIL:
 		use_tail(p, p->long_tail.ptr, p->reads[0].bytes);
+		break;
+	case PIECE_CHECKING:
+		answer_piece(p);
 		break;
 	case PIECE_DONE:
 		break;

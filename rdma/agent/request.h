@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "rdma/agent/check.h"
 #include "rdma/agent/disk.h"
 #include "rdma/agent/lease.h"
 #include "rdma/agent/store.h"
@@ -37,6 +38,7 @@ enum piece_state {
 	PIECE_NEW,
 	PIECE_READING, /* the record, or its head and tail, and perhaps a range of its data */
 	PIECE_READING_TAIL, /* again: longer than guessed */
+	PIECE_CHECKING, /* all of the needle, of which a part is wanted */
 	PIECE_DONE, /* the result is set */
 };
 
@@ -65,6 +67,7 @@ struct piece {
 	struct staged staged; /* of a lease */
 	struct staged long_tail;
 	struct disk_read reads[3];
+	struct check check;
 	uint8_t head[STORE_HEADER_BYTES];
 	uint8_t tail[TAIL_GUESS_BYTES];
 };

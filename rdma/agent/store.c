@@ -335,6 +335,11 @@ void store_unpin(struct needle_place *p)
 	p->volume = NULL;
 }
 
+void store_note_check(const struct needle_place *p, uint64_t key, enum needle_check found)
+{
+	volume_note_check(p->volume, key, p->record_offset, found);
+}
+
 void store_stats(struct store *s, struct store_stats *ret)
 {
 	*ret = (struct store_stats){

@@ -37,6 +37,13 @@ int store_open(const struct store_config *cfg, struct store **ret);
 /* Stops following and drops everything; no needle may be pinned. Takes NULL. */
 void store_close(struct store *s);
 
+/* What comparing the data with its checksum came to. */
+enum needle_check {
+	NEEDLE_UNCHECKED,
+	NEEDLE_SOUND,
+	NEEDLE_CORRUPT,
+};
+
 /* Where a needle's stored bytes lie. */
 struct needle_place {
 	struct volume *volume; /* pinned; store_unpin() */
@@ -44,6 +51,7 @@ struct needle_place {
 	uint64_t record_offset; /* of the record's header */
 	uint32_t record_size; /* the Size field of index and header */
 	uint8_t version; /* of the volume: 1, 2 or 3 */
+	enum needle_check check; /* as far as it is known */
 };
 
 /* Finds the newest live record of a needle. Catches up with the index's tail first (what the server has
@@ -52,6 +60,10 @@ struct needle_place {
  * volume server). read_deleted: also a deleted needle whose record is still there. */
 int store_find(struct store *s, const struct fid *fid, bool read_deleted, struct needle_place *ret);
 void store_unpin(struct needle_place *p);
+
+/* For later store_find()s, in this generation. So much memory is spent on that in each volume. */
+#define STORE_CHECKED_MAX ((size_t)1 << 20)
+void store_note_check(const struct needle_place *p, uint64_t key, enum needle_check found);
 
 /* What a record's header and tail said, once checked. */
 struct needle_info {

@@ -56,6 +56,7 @@ struct volume {
 	bool retired; /* for good: nothing is found here any more */
 	unsigned entry_bytes; /* 0: not known before there are entries */
 	struct index index;
+	struct index checked; /* where these needles were; for the size: what was found */
 	uint64_t idx_bytes; /* of .idx, so many have been read: whole entries */
 	uint8_t last_entry[IDX_ENTRY_BYTES_5]; /* of these */
 	uint64_t dat_bytes; /* .dat was at least so long */
@@ -286,12 +287,20 @@ static int check_newest(const struct volume *v)
 
 /* --- the index (all with the lock) --- */
 
+static void publish_counts(struct volume *v)
+{
+	size_t bytes = index_bytes(&v->index) + index_bytes(&v->checked);
+
+	atomic_store_explicit(&v->n_needles, v->index.live, memory_order_relaxed);
+	atomic_store_explicit(&v->n_bytes, bytes, memory_order_relaxed);
+}
+
 static void retire(struct volume *v)
 {
 	v->retired = true;
 	index_free(&v->index);
-	atomic_store_explicit(&v->n_needles, 0, memory_order_relaxed);
-	atomic_store_explicit(&v->n_bytes, 0, memory_order_relaxed);
+	index_free(&v->checked);
+	publish_counts(v);
 }
 
 static int refresh_dat_bytes(struct volume *v)
@@ -358,8 +367,7 @@ static int read_appended(struct volume *v, uint64_t idx_bytes)
 	}
 	while (!err && idx_bytes - v->idx_bytes >= v->entry_bytes)
 		err = read_step(v, idx_bytes);
-	atomic_store_explicit(&v->n_needles, v->index.live, memory_order_relaxed);
-	atomic_store_explicit(&v->n_bytes, index_bytes(&v->index), memory_order_relaxed);
+	publish_counts(v);
 	return err;
 }
 
@@ -383,6 +391,15 @@ static int catch_up(struct volume *v)
 	return err;
 }
 
+static enum needle_check check_of(const struct volume *v, uint64_t key, uint64_t record_offset)
+{
+	struct index_entry e;
+
+	if (v->checked.used == 0 || !index_find(&v->checked, key, &e) || e.offset != record_offset)
+		return NEEDLE_UNCHECKED;
+	return (enum needle_check)e.size;
+}
+
 static int find(struct volume *v, uint64_t key, bool read_deleted, struct needle_place *ret)
 {
 	struct index_entry e;
@@ -398,6 +415,7 @@ static int find(struct volume *v, uint64_t key, bool read_deleted, struct needle
 		.record_offset = e.offset,
 		.record_size = e.size,
 		.version = v->super.version,
+		.check = check_of(v, key, e.offset),
 	};
 	return 0;
 }
@@ -411,6 +429,7 @@ static void destroy(struct volume *v)
 	if (v->dat_fd >= 0)
 		close(v->dat_fd);
 	index_free(&v->index);
+	index_free(&v->checked);
 	pthread_mutex_destroy(&v->lock);
 	free(v);
 }
@@ -485,6 +504,7 @@ int volume_load(const struct volume_names *names, struct volume **ret)
 	atomic_init(&v->refs, 1);
 	v->dat_fd = v->idx_fd = -1;
 	index_init(&v->index);
+	index_init(&v->checked);
 	int err = -pthread_mutex_init(&v->lock, NULL);
 	if (err) {
 		free(v);
@@ -550,6 +570,21 @@ int volume_find(struct volume *v, uint64_t key, bool read_deleted, struct needle
 	if (!err)
 		ret->volume = volume_ref(v);
 	return err;
+}
+
+void volume_note_check(struct volume *v, uint64_t key, uint64_t record_offset,
+		       enum needle_check found)
+{
+	LOCK_SCOPE(&v->lock);
+
+	if (v->retired)
+		return;
+	/* Full: all of it is forgotten, rather than who was there first kept for ever. */
+	if (v->checked.used >= STORE_CHECKED_MAX)
+		index_free(&v->checked);
+	/* Without memory it is not remembered. */
+	(void)index_put(&v->checked, key, record_offset, (uint32_t)found);
+	publish_counts(v);
 }
 
 void volume_count(const struct volume *v, size_t *ret_needles, size_t *ret_bytes)

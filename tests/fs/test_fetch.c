@@ -658,6 +658,90 @@ static void test_source_that_cannot_serve_costs_nothing(void **state)
 	assert_int_equal(stats.failed, 0);
 }
 
+/* Stands for agents: what each replica's says, by its place among them. */
+struct agents {
+	struct world *w;
+	int says[REPLICAS_MAX];
+};
+
+static int say(void *self, struct server *server, struct needle_range *r, struct deadline d)
+{
+	const struct agents *a = self;
+
+	(void)r;
+	(void)d;
+	for (size_t i = 0; i < a->w->n_replicas; i++)
+		if (a->w->replicas[i] == server->addr.port)
+			return a->says[i];
+	return -EOPNOTSUPP;
+}
+
+/* A master, agents, volume servers, and a proxy. */
+static void open_with_agents(struct world *w, struct agents *agents, struct scripted_server *proxy)
+{
+	static const struct source_ops ops = { .name = "agent", .read_range = say };
+
+	open_all(w, proxy);
+	fetcher_free(w->fetcher);
+	struct source sources[] = { { .ops = &ops, .self = agents, .per_server = true },
+				    needle_http_source(w->needles),
+				    needle_proxy_source(w->needles) };
+	struct fetch_config cfg = { .sources = sources, .n_sources = 3, .locator = w->locator };
+	assert_int_equal(fetcher_new(&cfg, &w->fetcher), 0);
+}
+
+static void test_replica_that_its_agent_found_corrupt_is_not_read_in_another_way(void **state)
+{
+	struct world *w = *state;
+	struct agents agents = { .w = w, .says = { -EUCLEAN, -EOPNOTSUPP } };
+	struct scripted_server *corrupt = add_good_replica(w);
+
+	add_good_replica(w);
+	open_with_agents(w, &agents, good_proxy(w));
+	for (int i = 0; i < 4; i++)
+		assert_fetched(w);
+	assert_int_equal(scripted_server_requests(corrupt), 0);
+}
+
+static void test_proxy_is_not_asked_while_a_replica_is_corrupt(void **state)
+{
+	struct world *w = *state;
+	struct agents agents = { .w = w, .says = { -EUCLEAN, -EOPNOTSUPP } };
+	struct scripted_server *proxy = good_proxy(w);
+
+	add_good_replica(w);
+	w->replicas[w->n_replicas++] = stage_dead_port();
+	open_with_agents(w, &agents, proxy);
+	assert_int_equal(fetch_range(w, 0, DATA_LEN, 500), -EIO);
+	assert_int_equal(scripted_server_requests(proxy), 0);
+}
+
+static void test_needle_that_is_corrupt_on_every_replica_is_an_error_at_once(void **state)
+{
+	struct world *w = *state;
+	struct agents agents = { .w = w, .says = { -EUCLEAN, -EBADMSG } };
+	int64_t start_ms = now_ms();
+
+	add_good_replica(w);
+	add_bad_replica(w, 500); /* as a volume server says it */
+	open_with_agents(w, &agents, good_proxy(w));
+	assert_int_equal(fetch_all(w), -EIO);
+	assert_true(now_ms() - start_ms < BUDGET_MS / 4);
+}
+
+static void test_bytes_spoiled_on_their_way_are_asked_for_again(void **state)
+{
+	struct world *w = *state;
+	struct agents agents = { .w = w, .says = { -EBADMSG } };
+
+	struct scripted_server *proxy = STAGE_SERVER(w->stage, { RECEIVE(), RESET() });
+
+	w->replicas[w->n_replicas++] = stage_dead_port();
+	open_with_agents(w, &agents, proxy);
+	assert_int_equal(fetch_range(w, 0, DATA_LEN, 1000), -EIO);
+	assert_true(scripted_server_requests(proxy) > 2);
+}
+
 /* --- encoded chunks --- */
 
 static size_t gzip_of(const char *s, size_t len, uint8_t packed[PACKED_MAX])
@@ -966,6 +1050,10 @@ int main(void)
 		TEST(test_proxy_serves_while_the_master_is_dead),
 		TEST(test_proxy_serves_while_the_master_stalls),
 		TEST(test_source_that_cannot_serve_costs_nothing),
+		TEST(test_replica_that_its_agent_found_corrupt_is_not_read_in_another_way),
+		TEST(test_proxy_is_not_asked_while_a_replica_is_corrupt),
+		TEST(test_needle_that_is_corrupt_on_every_replica_is_an_error_at_once),
+		TEST(test_bytes_spoiled_on_their_way_are_asked_for_again),
 		TEST(test_compressed_chunk_is_inflated),
 		TEST(test_compressed_chunk_that_comes_plain_is_taken_as_it_is),
 		TEST(test_encrypted_chunk_is_decrypted),

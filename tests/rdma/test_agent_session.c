@@ -694,6 +694,91 @@ static void test_overwritten_record_is_an_error_and_not_its_bytes(void **state)
 	assert_int_not_equal(read_one(w, extent(SMALL, 0, 0)).status, WIRE_OK);
 }
 
+/* Flips the byte in the middle of a needle's data on disk. */
+static void spoil(struct world *w, unsigned key)
+{
+	struct fid fid = extent(key, 0, 0).fid;
+	struct needle_place place;
+	struct needle_info info;
+	uint8_t byte;
+
+	assert_int_equal(store_find(w->store, &fid, false, &place), 0);
+	assert_int_equal(store_read_info(&place, &fid, &info), 0);
+	off_t at = (off_t)(info.data_offset + info.data_bytes / 2);
+	store_unpin(&place);
+	int fd = open(w->dat, O_RDWR);
+	assert_int_equal(pread(fd, &byte, 1, at), 1);
+	byte ^= 0xff;
+	assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+	close(fd);
+}
+
+static void test_spoiled_needle_is_not_served_whole_or_in_part(void **state)
+{
+	struct world *w = *state;
+
+	spoil(w, SMALL);
+	open_and_greet(w, &streaming);
+	expect_status(w, extent(SMALL, 0, 0), WIRE_CORRUPT);
+	expect_status(w, extent(SMALL, 0, 10), WIRE_CORRUPT);
+}
+
+static void test_large_part_of_a_spoiled_needle_is_not_served(void **state)
+{
+	struct world *w = *state;
+
+	spoil(w, LARGE);
+	open_and_greet(w, &streaming);
+	expect_status(w, extent(LARGE, 0, LARGE_BYTES - 1), WIRE_CORRUPT);
+	expect_status(w, extent(LARGE, 0, 10), WIRE_CORRUPT); /* now that it is known */
+	expect_status(w, extent(LARGE, 0, 0), WIRE_CORRUPT);
+}
+
+static void test_needle_that_was_put_right_is_served_again(void **state)
+{
+	struct world *w = *state;
+
+	spoil(w, LARGE);
+	open_and_greet(w, &streaming);
+	expect_status(w, extent(LARGE, 0, LARGE_BYTES - 1), WIRE_CORRUPT);
+	spoil(w, LARGE);
+	expect_status(w, extent(LARGE, 0, LARGE_BYTES - 1), WIRE_OK);
+	expect_status(w, extent(LARGE, 0, 10), WIRE_OK);
+}
+
+static void test_needle_is_compared_with_its_checksum_only_once(void **state)
+{
+	struct wire_extent e = extent(LARGE, 1, LARGE_BYTES - 1);
+	struct world *w = *state;
+
+	open_and_greet(w, &streaming);
+	expect_status(w, e, WIRE_OK);
+	spoil(w, LARGE);
+	send_read(w, 1, &e, 1);
+	assert_int_equal(receive_reply(w, 1, NULL).results[0].status, WIRE_OK);
+}
+
+static void test_parts_that_wait_for_the_same_check_are_all_answered(void **state)
+{
+	struct wire_extent e[3] = { extent(LARGE, 0, LARGE_BYTES - 1), extent(LARGE, 1, 70000),
+				    extent(LARGE, 2, 80000) };
+	struct world *w = *state;
+	static uint8_t data[LARGE_BYTES];
+	int fd = open(w->dat, O_RDONLY);
+
+	fsync(fd);
+	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+	close(fd);
+	open_and_greet(w, &streaming);
+	send_read(w, 1, e, 3);
+	struct wire_read_reply m = receive_reply(w, 1, NULL);
+	for (size_t i = 0; i < 3; i++) {
+		assert_int_equal(m.results[i].status, WIRE_OK);
+		receive(w, data, m.results[i].length);
+		assert_memory_equal(data, w->large + e[i].offset, m.results[i].length);
+	}
+}
+
 /* --- credits and control --- */
 
 static void test_more_reads_than_credits_end_the_connection(void **state)
@@ -956,6 +1041,16 @@ static void test_lease_ends_by_itself(void **state)
 	assert_int_equal(w->connection.n_staged, 0);
 }
 
+static void test_large_part_of_a_spoiled_needle_is_not_leased(void **state)
+{
+	struct world *w = *state;
+
+	spoil(w, LARGE);
+	open_and_greet(w, &leasing);
+	assert_int_equal(lease_one(w, extent(LARGE, 0, LARGE_BYTES - 1)).status, WIRE_CORRUPT);
+	assert_int_equal(w->connection.n_staged, 0);
+}
+
 static void test_lease_without_memory_is_refused_for_now(void **state)
 {
 	struct world *w = *state;
@@ -989,6 +1084,12 @@ int main(void)
 		TEST(test_extents_are_answered_in_order_in_one_message),
 		TEST(test_without_memory_small_answers_come_from_the_file),
 		TEST(test_overwritten_record_is_an_error_and_not_its_bytes),
+		TEST(test_spoiled_needle_is_not_served_whole_or_in_part),
+		TEST(test_large_part_of_a_spoiled_needle_is_not_served),
+		TEST(test_large_part_of_a_spoiled_needle_is_not_leased),
+		TEST(test_needle_that_was_put_right_is_served_again),
+		TEST(test_needle_is_compared_with_its_checksum_only_once),
+		TEST(test_parts_that_wait_for_the_same_check_are_all_answered),
 		TEST(test_more_reads_than_credits_end_the_connection),
 		TEST(test_answers_give_credits_back),
 		TEST(test_ping_is_answered_and_a_second_waits_for_it),

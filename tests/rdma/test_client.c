@@ -208,7 +208,7 @@ static void reads_whole_needles_as_they_are_stored(void **state)
 	assert_int_equal(seen.len, NEEDLE_BYTES);
 }
 
-static void leaves_ranges_of_compressed_needles_to_others(void **state)
+static void says_that_a_needle_is_compressed_when_asked_for_a_range(void **state)
 {
 	struct world *w = *state;
 	struct agent_script script = good;
@@ -220,7 +220,7 @@ static void leaves_ranges_of_compressed_needles_to_others(void **state)
 	start(w, &script);
 	struct source s = client_source(w->client);
 	assert_int_equal(s.ops->read_range(s.self, &w->server, &r, deadline_in_ms(BUDGET_MS)),
-			 -EOPNOTSUPP);
+			 -EMEDIUMTYPE);
 	assert_int_equal(r.got, 0);
 }
 
@@ -605,7 +605,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make, drop)
 		TEST(reads_ranges),
 		TEST(reads_whole_needles_as_they_are_stored),
-		TEST(leaves_ranges_of_compressed_needles_to_others),
+		TEST(says_that_a_needle_is_compressed_when_asked_for_a_range),
 		TEST(is_a_source_with_a_breaker_of_its_own),
 		TEST(tells_what_the_agent_says_of_itself),
 		TEST(a_missing_agent_costs_nothing_after_the_first_try),
