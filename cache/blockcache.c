@@ -225,6 +225,8 @@ static bool ghost_take(struct blockcache *c, const struct block_key *k)
 static void destroy(struct blockcache *c, struct cached_block *b)
 {
 	assert(b->pins == 0);
+	if (b->prefetched)
+		c->stats.prefetch_wasted_bytes += b->mem.size;
 	queue_remove(c, b);
 	table_remove(c, b);
 	slab_release(c->slab, b->mem);
@@ -365,8 +367,10 @@ static struct cached_block *block_make(struct blockcache *c, const struct block_
 		goto free_header;
 	c->n_blocks++;
 	c->bytes += mem.size;
-	if (prefetch)
+	if (prefetch) {
 		c->prefetching_bytes += mem.size;
+		c->stats.prefetched_bytes += mem.size;
+	}
 	return b;
 
 free_header:
@@ -388,6 +392,7 @@ static void note_reader(struct blockcache *c, struct cached_block *b)
 {
 	if (b->prefetched) {
 		b->prefetched = false;
+		c->stats.prefetch_used_bytes += b->mem.size;
 		if (b->state == BLOCK_FILLING) {
 			c->prefetching_bytes -= b->mem.size;
 		} else {
@@ -484,6 +489,8 @@ void block_filled(struct blockcache *c, struct block *pub, size_t valid, int err
 	if (err) {
 		b->state = BLOCK_FAILED;
 		b->err = err;
+		if (b->prefetched)
+			c->stats.prefetch_wasted_bytes += b->mem.size;
 		b->prefetched = false;
 		c->stats.failures++;
 		table_remove(c, b);

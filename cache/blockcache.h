@@ -47,6 +47,9 @@ enum block_outcome {
 
 struct blockcache_stats {
 	uint64_t hits, misses, waits, bypasses, evictions, failures;
+	/* Memory of blocks that were prefetched: all, those that a reader asked for after all, and those
+	 * that were given up without. */
+	uint64_t prefetched_bytes, prefetch_used_bytes, prefetch_wasted_bytes;
 	size_t blocks, bytes, block_bytes;
 };
 

@@ -26,6 +26,7 @@
 #define PAUSE_MAX_MS 1000
 
 #define MS_PER_S 1000
+#define NS_PER_MS 1000000
 
 /* A trimmed chunk shows less than its needle holds; this is what servers take by default. */
 #define DECODE_PLAIN_MAX_BYTES (256 * MIB)
@@ -35,6 +36,7 @@
 
 struct source_counters {
 	atomic_uint_fast64_t reads, bytes, failures;
+	struct latency latency;
 };
 
 struct fetcher {
@@ -130,6 +132,7 @@ void fetcher_stats(struct fetcher *f, struct fetch_stats *ret)
 		ret->source[i].reads = read_counter(&f->counters[i].reads);
 		ret->source[i].bytes = read_counter(&f->counters[i].bytes);
 		ret->source[i].failures = read_counter(&f->counters[i].failures);
+		latency_read(&f->counters[i].latency, &ret->source[i].latency);
 	}
 }
 
@@ -382,12 +385,14 @@ static bool all_are_spoiled(const struct job *j)
 }
 
 static void note_counters(struct job *j, const struct source *s, struct server *server, int err,
-			  bool fault)
+			  bool fault, int64_t elapsed_ns)
 {
 	struct source_counters *c = &j->f->counters[s - j->f->sources];
 
 	if (err != -EOPNOTSUPP)
 		count(err ? &c->failures : &c->reads, 1);
+	if (!err)
+		latency_add(&c->latency, elapsed_ns);
 	count(&c->bytes, j->moved_bytes);
 	if (!server)
 		return;
@@ -401,18 +406,19 @@ static void note_counters(struct job *j, const struct source *s, struct server *
 static int attempt(struct job *j, const struct source *s, struct server *server, struct deadline d)
 {
 	struct breaker *b = server && s->ops->breaker ? s->ops->breaker(server) : NULL;
-	int64_t start_ms = now_ms();
+	int64_t start_ns = now_ns();
 
 	j->moved_bytes = 0;
 	int err = j->decoding ? attempt_decode(j, s, server, d) : attempt_range(j, s, server, d);
 	if (err == -EMEDIUMTYPE)
 		err = attempt_unpacked(j, s, server, d);
-	bool fault = is_server_fault(j, err, now_ms() - start_ms);
+	int64_t elapsed_ns = now_ns() - start_ns;
+	bool fault = is_server_fault(j, err, elapsed_ns / NS_PER_MS);
 	if (b && fault)
 		breaker_failure(b);
 	else if (b && err != -EOPNOTSUPP && err != -ENOMEM)
 		breaker_success(b);
-	note_counters(j, s, server, err, fault);
+	note_counters(j, s, server, err, fault, elapsed_ns);
 	if (err)
 		note_outcome(&j->outcome, err);
 	note_copy(j, server, err);

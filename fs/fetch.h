@@ -12,6 +12,7 @@
 #include "filer/chunkmap.h"
 #include "filer/entry.h"
 #include "filer/source.h"
+#include "fs/latency.h"
 
 struct locator;
 struct fetcher;
@@ -28,7 +29,8 @@ struct fetch_config {
 struct fetch_stats {
 	struct {
 		const char *name;
-		uint64_t reads, bytes, failures;
+		uint64_t reads, bytes, failures; /* bytes: also of those that failed half-way */
+		struct latency_counts latency; /* of those that did not fail */
 	} source[FETCH_SOURCES_MAX];
 	size_t n_sources;
 	uint64_t failed; /* reads that no source could serve */

@@ -98,6 +98,7 @@ struct read_ctx {
 	uint64_t offset;
 	uint32_t bytes;
 	bool sequential;
+	bool missed; /* not all of it was in the cache */
 	bool fragmented; /* more pieces than units: assembled in batches */
 	struct deadline deadline;
 	struct bounce bounce;
@@ -142,6 +143,7 @@ struct reader {
 	struct {
 		atomic_uint_fast64_t reads, bytes, bytes_cached, bytes_direct, bytes_prefetched,
 			prefetch_failures, errors;
+		struct latency cached;
 	} stats;
 
 	pthread_mutex_t lock;
@@ -531,6 +533,7 @@ static int bring_units(struct read_ctx *ctx)
 		if (ctx->units[i].state == UNIT_PLANNED)
 			ask_cache(ctx, &ctx->units[i]);
 		direct |= ctx->units[i].state == UNIT_DIRECT;
+		ctx->missed |= must_fetch(&ctx->units[i]) || ctx->units[i].state == UNIT_WAIT;
 	}
 	if (direct)
 		err = bounce_need(ctx);
@@ -608,6 +611,7 @@ static int assemble(struct read_ctx *ctx)
 static int run_read(struct read_ctx *ctx)
 {
 	ctx->fragmented = false;
+	ctx->missed = false;
 	ctx->n_units = 0;
 	if (plan_units(ctx, 0) < ctx->bytes)
 		return assemble(ctx);
@@ -905,6 +909,7 @@ static struct deadline deadline_of_read(const struct read_file *f)
 int read_file_at(struct read_file *f, uint64_t offset, size_t len, struct read_result *ret)
 {
 	struct reader *r = f->reader;
+	int64_t start_ns = now_ns();
 
 	count(&r->stats.reads, 1);
 	len = offset < f->map->size ? min_u64(len, f->map->size - offset) : 0;
@@ -940,6 +945,8 @@ int read_file_at(struct read_file *f, uint64_t offset, size_t len, struct read_r
 	else
 		slice_units(ctx, ret);
 	count(&r->stats.bytes, len);
+	if (!ctx->missed)
+		latency_add(&r->stats.cached, now_ns() - start_ns);
 	return 0;
 }
 
@@ -962,4 +969,5 @@ void reader_stats(struct reader *r, struct reader_stats *ret)
 		.prefetch_failures = atomic_load(&r->stats.prefetch_failures),
 		.errors = atomic_load(&r->stats.errors),
 	};
+	latency_read(&r->stats.cached, &ret->cached);
 }

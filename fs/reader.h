@@ -11,6 +11,7 @@
 
 #include "filer/base/base.h"
 #include "filer/chunkmap.h"
+#include "fs/latency.h"
 
 struct blockcache;
 struct slab;
@@ -58,6 +59,7 @@ void read_done(struct read_file *f, struct read_result *r);
 struct reader_stats {
 	uint64_t reads, bytes, bytes_cached, bytes_direct, bytes_prefetched, prefetch_failures,
 		errors;
+	struct latency_counts cached; /* reads that found all they wanted in the cache */
 };
 void reader_stats(struct reader *r, struct reader_stats *ret);
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "filer/base/base.h"
+#include "rdma/completions.h"
 
 #define HELLO_MAGIC UINT32_C(0x4b4c5631) /* of the link; the protocol above has its own version */
 #define SIGNAL_EVERY 4
@@ -377,6 +378,7 @@ int link_poll(struct link *l, struct link_event *ret)
 			return -EIO;
 		if (n == 0)
 			return l->failed ? -ECONNRESET : 0;
+		completion_note(wc.status);
 		if (wc.status != IBV_WC_SUCCESS) {
 			note_failure(l, &wc);
 			continue;

@@ -55,6 +55,9 @@ struct agent_counters {
 	atomic_uint_fast64_t by_status[WIRE_STATUS_MAX + 1];
 	atomic_uint_fast64_t bytes_memory; /* sent from memory */
 	atomic_uint_fast64_t bytes_file; /* sent from the page cache */
+	atomic_uint_fast64_t leases; /* given, of which: */
+	atomic_uint_fast64_t leases_returned;
+	atomic_uint_fast64_t leases_expired; /* or taken back with their connection */
 	atomic_uint_fast64_t unstaged; /* small answers for which there was no memory */
 };
 

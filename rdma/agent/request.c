@@ -73,6 +73,7 @@ static void lease_piece(struct piece *p, struct wire_result *result)
 		*result = (struct wire_result){ .status = WIRE_BUSY };
 		return;
 	}
+	agent_count(&host->agent->counters.leases, 1);
 	result->flags |= WIRE_RESULT_LEASE;
 	result->remote_addr = p->staged.remote_addr;
 	result->rkey = p->staged.rkey;

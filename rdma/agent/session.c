@@ -213,9 +213,12 @@ static void give_back_leases(struct session *s, const uint64_t *ids, size_t n)
 	struct staged staged;
 
 	/* Those that are not there any more have expired on the way. */
-	for (size_t i = 0; i < n; i++)
-		if (lease_end(&s->host.leases, ids[i], &staged) == 0)
-			s->host.transport->unstage(s->host.connection, &staged);
+	for (size_t i = 0; i < n; i++) {
+		if (lease_end(&s->host.leases, ids[i], &staged))
+			continue;
+		s->host.transport->unstage(s->host.connection, &staged);
+		agent_count(&s->host.agent->counters.leases_returned, 1);
+	}
 }
 
 static enum request_size size_for(size_t n_extents)
@@ -381,8 +384,10 @@ static void expire_leases(struct session *s, int64_t now)
 {
 	struct staged staged;
 
-	while (lease_expire(&s->host.leases, now, &staged) == 0)
+	while (lease_expire(&s->host.leases, now, &staged) == 0) {
 		s->host.transport->unstage(s->host.connection, &staged);
+		agent_count(&s->host.agent->counters.leases_expired, 1);
+	}
 }
 
 void session_tick(struct session *s, int64_t now)
