@@ -32,8 +32,17 @@ def packages(tmp_path_factory):
     return {path.name.split("_")[0]: path for path in out.glob("*.deb")}
 
 
+@pytest.fixture(scope="session")
+def clean_root(tmp_path_factory):
+    """Not to be changed."""
+    root = debian.Root(tmp_path_factory.mktemp("roots") / "clean")
+    yield root
+    root.remove()
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
+    """To be changed by the tests of one module."""
     root = debian.Root(tmp_path_factory.mktemp("roots") / "root")
     yield root
     root.remove()

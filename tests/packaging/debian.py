@@ -51,6 +51,7 @@ class Root:
         self.path = Path(path)
         self.path.mkdir()
         run(["tar", "-C", self.path, "-xf", cached_archive()])
+        (self.path / "etc/apt/sources.list").unlink(missing_ok=True)
         for settings in APT_SETTINGS:
             if Path(settings).exists():
                 run(["cp", "-rL", "--parents", settings, self.path])
