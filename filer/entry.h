@@ -67,6 +67,8 @@ struct entry {
 	bool remote_only; /* data lies in remote storage: only the filer can fetch it */
 	bool sse; /* some chunk is encrypted by the S3 gateway, which alone decrypts it */
 	bool trimmed; /* chunks and content were left out: good for attributes only */
+	/* It may change without a change event of its name: it expires, or has other names. */
+	bool unannounced;
 	uint64_t ino; /* 0: the filer has none */
 	uint64_t size; /* of the file; strlen(target) for a symlink */
 	uint64_t stored_bytes; /* of the size, without holes; at most size */

@@ -344,6 +344,7 @@ int wire_build(const struct wire_entry *w, struct entry **ret)
 	e->rdev = S_ISCHR(e->mode) || S_ISBLK(e->mode) ? rdev_of(w->rdev) : 0;
 	e->nlink = w->hard_links > 0 && w->hard_links <= UINT32_MAX ? (uint32_t)w->hard_links : 1;
 	e->ino = w->ino;
+	e->unannounced = w->hard_links > 1 || w->ttl_s != 0;
 	e->mtime = time_of(&w->mtime, epoch);
 	e->ctime = time_of(&w->ctime, e->mtime);
 	e->atime = time_of(&w->atime, e->mtime);

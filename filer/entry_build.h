@@ -54,6 +54,7 @@ struct wire_entry {
 	uint32_t rdev;
 	uint64_t ino;
 	int64_t hard_links;
+	int64_t ttl_s;
 	uint64_t file_size;
 	uint64_t remote_size;
 	int64_t remote_mtime_s;

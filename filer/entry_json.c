@@ -71,6 +71,7 @@ struct json_entry {
 	uint64_t file_size;
 	uint64_t ino;
 	int64_t hard_links;
+	int64_t ttl_s;
 	uint32_t mode;
 	uint32_t uid;
 	uint32_t gid;
@@ -93,6 +94,7 @@ static const struct json_field entry_fields[] = {
 	{ "Inode", JSON_U64, false, offsetof(struct json_entry, ino) },
 	{ "Extended", JSON_OBJECT, false, offsetof(struct json_entry, extended) },
 	{ "HardLinkCounter", JSON_I64, false, offsetof(struct json_entry, hard_links) },
+	{ "TtlSec", JSON_I64, false, offsetof(struct json_entry, ttl_s) },
 	{ "Content", JSON_TEXT, false, offsetof(struct json_entry, content) },
 	{ "Remote", JSON_OBJECT, false, offsetof(struct json_entry, remote) },
 };
@@ -266,6 +268,7 @@ static int fill_entry(struct wire_entry *w, const struct json_entry *j)
 	w->rdev = j->rdev;
 	w->ino = j->ino;
 	w->hard_links = j->hard_links;
+	w->ttl_s = j->ttl_s;
 	w->file_size = j->file_size;
 	w->symlink = text_bytes(j->symlink);
 	if (time_of(j->mtime, &w->mtime) || time_of(j->ctime, &w->ctime) ||

@@ -89,6 +89,7 @@ static void fill_attributes(struct wire_entry *w, const FilerPb__FuseAttributes 
 	w->gid = a->gid;
 	w->rdev = a->rdev;
 	w->ino = a->inode;
+	w->ttl_s = a->ttl_sec;
 	w->file_size = a->file_size;
 	w->mtime = time_of(a->mtime, a->mtime_ns);
 	w->ctime = time_of(a->ctime, a->ctime_ns);

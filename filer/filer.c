@@ -24,7 +24,7 @@ int filer_new(struct http_pool *http, struct token_source *tokens, const struct 
 		return -ENOMEM;
 	f->http = http;
 	f->tokens = tokens;
-	atomic_init(&f->current, 0);
+	atomic_init(&f->moves, 0);
 	atomic_init(&f->names_refused, 0);
 	f->n_servers = cfg->n_filers;
 	for (size_t i = 0; i < f->n_servers; i++) {
@@ -43,9 +43,14 @@ void filer_free(struct filer *f)
 	free(f);
 }
 
+size_t filer_moves(struct filer *f)
+{
+	return atomic_load_explicit(&f->moves, memory_order_relaxed);
+}
+
 size_t filer_current(struct filer *f)
 {
-	return atomic_load_explicit(&f->current, memory_order_relaxed);
+	return filer_moves(f) % f->n_servers;
 }
 
 const char *filer_current_url(struct filer *f)
@@ -55,9 +60,12 @@ const char *filer_current_url(struct filer *f)
 
 void filer_failed(struct filer *f, size_t index)
 {
+	size_t moves = filer_moves(f);
+
 	/* Only who saw the current one fail moves on, so that many failures at once move one step. */
-	atomic_compare_exchange_strong_explicit(&f->current, &index, (index + 1) % f->n_servers,
-						memory_order_relaxed, memory_order_relaxed);
+	if (f->n_servers > 1 && moves % f->n_servers == index)
+		atomic_compare_exchange_strong_explicit(&f->moves, &moves, moves + 1,
+							memory_order_relaxed, memory_order_relaxed);
 }
 
 uint64_t filer_names_refused(struct filer *f)

@@ -18,7 +18,9 @@ struct filer_server {
 struct filer {
 	struct http_pool *http;
 	struct token_source *tokens; /* NULL: none */
-	atomic_size_t current; /* index of the one that answers, as far as we know */
+	/* How often the present filer was given up for the next one: what it leaves over when divided by
+	 * n_servers is the index of the one that answers, as far as we know. */
+	atomic_size_t moves;
 	atomic_uint_fast64_t names_refused;
 	size_t n_servers;
 	struct filer_server servers[]; /* immutable */
@@ -27,6 +29,8 @@ struct filer {
 /* One try at one filer. 0 and -errno as the operations of filer.h; a positive result ends all tries
  * too, and is handed on. */
 typedef int (*filer_try)(struct filer *f, const struct filer_server *s, void *arg);
+
+size_t filer_moves(struct filer *f);
 
 /* Tries the filers in turn, the current one first, with pauses between the rounds, until one gives an
  * answer that counts or the deadline is over. */

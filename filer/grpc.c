@@ -182,7 +182,9 @@ int grpc_perform(struct http_pool *http, const struct grpc_call *call)
 					.on_head = on_head,
 					.on_body = on_body,
 					.arg = &frames,
-					.deadline = call->deadline },
+					.deadline = call->deadline,
+					.silence_max_ms = call->silence_max_ms,
+					.cancel = call->cancel },
 		&head);
 	free(frame);
 	if (!err && head.grpc_status < 0)

@@ -41,6 +41,9 @@ struct grpc_call {
 	int (*on_message)(void *arg, const uint8_t *message, size_t len);
 	void *arg;
 	struct deadline deadline;
+	/* As in struct http_request, for calls that last. */
+	unsigned silence_max_ms;
+	struct http_cancel *cancel;
 };
 
 /* Runs one call. Returns 0 when the server said that all went well; what on_message returned; -ENOENT,

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/queue.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "filer/endpoint.h"
 
@@ -159,6 +160,18 @@ static size_t on_body_bytes(char *p, size_t size, size_t n, void *arg)
 	return h->result ? 0 : len;
 }
 
+/* There is no request where only a connection is wanted. */
+static struct http_cancel *cancel_of(const struct handle *h)
+{
+	return h->req ? h->req->cancel : NULL;
+}
+
+static bool is_cancelled(struct http_cancel *c)
+{
+	LOCK_SCOPE(&c->lock);
+	return c->cancelled;
+}
+
 /* The connection is there, the request goes out now: the stall clock starts. */
 static int on_connected(void *arg, char *remote_ip, char *local_ip, int remote_port, int local_port)
 {
@@ -178,13 +191,16 @@ static int on_progress(void *arg, curl_off_t dl_total, curl_off_t dl_now, curl_o
 		       curl_off_t ul_now)
 {
 	struct handle *h = arg;
+	struct http_cancel *cancel = cancel_of(h);
 	uint64_t bytes = h->header_bytes + h->body_bytes + (uint64_t)ul_now;
 
 	(void)dl_total;
 	(void)dl_now;
 	(void)ul_total;
+	if (cancel && is_cancelled(cancel))
+		h->result = -ECANCELED;
 	if (h->mark_ms == 0)
-		return 0;
+		return h->result != 0;
 	int64_t now = now_ms();
 	if (bytes - h->mark_bytes >= h->stall_bytes) {
 		h->mark_bytes = bytes;
@@ -196,6 +212,22 @@ static int on_progress(void *arg, curl_off_t dl_total, curl_off_t dl_now, curl_o
 }
 
 /* ---- Handles ---- */
+
+/* Connections may be tried side by side; the last is the most likely to be used, and the progress
+ * callback ends the others within a second. */
+static int on_socket(void *arg, curl_socket_t fd, curlsocktype purpose)
+{
+	struct http_cancel *c = cancel_of(arg);
+
+	(void)purpose;
+	if (!c)
+		return CURL_SOCKOPT_OK;
+	LOCK_SCOPE(&c->lock);
+	if (c->fd >= 0)
+		close(c->fd);
+	c->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	return c->cancelled ? CURL_SOCKOPT_ERROR : CURL_SOCKOPT_OK;
+}
 
 static void set_tls(CURL *curl, const struct http_config *cfg)
 {
@@ -247,6 +279,8 @@ static void set_options(struct handle *h, const struct http_config *cfg)
 	curl_easy_setopt(curl, CURLOPT_XFERINFODATA, h);
 	curl_easy_setopt(curl, CURLOPT_PREREQFUNCTION, on_connected);
 	curl_easy_setopt(curl, CURLOPT_PREREQDATA, h);
+	curl_easy_setopt(curl, CURLOPT_SOCKOPTFUNCTION, on_socket);
+	curl_easy_setopt(curl, CURLOPT_SOCKOPTDATA, h);
 	curl_easy_setopt(curl, CURLOPT_HEADERFUNCTION, on_header_line);
 	curl_easy_setopt(curl, CURLOPT_HEADERDATA, h);
 	curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_body_bytes);
@@ -277,8 +311,6 @@ static struct handle *handle_new(const struct http_config *cfg, const char *orig
 	h->origin_hash = origin_hash;
 	h->grpc = grpc;
 	h->method = METHOD_GET;
-	h->stall_timeout_ms = cfg->stall_timeout_ms;
-	h->stall_bytes = (uint64_t)HTTP_STALL_BYTES_PER_S * cfg->stall_timeout_ms / MS_PER_S;
 	set_options(h, cfg);
 	return h;
 }
@@ -367,6 +399,30 @@ static void handle_put(struct http_pool *p, struct handle *h, bool failed, long 
 		}
 	}
 	free_handles(&drop);
+}
+
+/* ---- Cancelling ---- */
+
+int http_cancel_init(struct http_cancel *c)
+{
+	c->fd = -1;
+	c->cancelled = false;
+	return -pthread_mutex_init(&c->lock, NULL);
+}
+
+void http_cancel_destroy(struct http_cancel *c)
+{
+	if (c->fd >= 0)
+		close(c->fd);
+	pthread_mutex_destroy(&c->lock);
+}
+
+void http_cancel(struct http_cancel *c)
+{
+	LOCK_SCOPE(&c->lock);
+	c->cancelled = true;
+	if (c->fd >= 0)
+		shutdown(c->fd, SHUT_RDWR);
 }
 
 /* ---- Requests ---- */
@@ -466,7 +522,18 @@ static bool must_reconnect(struct handle *h)
 	return recv(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
 }
 
-static int set_request(struct handle *h, const struct http_request *r, int64_t left_ms)
+static void set_patience(struct handle *h, const struct http_config *cfg)
+{
+	unsigned silence_ms = h->req->silence_max_ms;
+
+	h->stall_timeout_ms = silence_ms ? silence_ms : cfg->stall_timeout_ms;
+	h->stall_bytes = silence_ms ? 1
+				    : (uint64_t)HTTP_STALL_BYTES_PER_S * cfg->stall_timeout_ms /
+					      MS_PER_S;
+}
+
+static int set_request(struct handle *h, const struct http_config *cfg,
+		       const struct http_request *r, int64_t left_ms)
 {
 	h->req = r;
 	h->phase = PHASE_HEAD;
@@ -477,6 +544,7 @@ static int set_request(struct handle *h, const struct http_request *r, int64_t l
 	h->mark_ms = 0;
 	h->error[0] = '\0';
 	http_head_reset(&h->head);
+	set_patience(h, cfg);
 	if (curl_easy_setopt(h->curl, CURLOPT_URL, r->url) != CURLE_OK)
 		return -ENOMEM;
 	curl_easy_setopt(h->curl, CURLOPT_FRESH_CONNECT, must_reconnect(h) ? 1L : 0L);
@@ -561,12 +629,14 @@ int http_perform(struct http_pool *p, const struct http_request *r, struct http_
 	int err = handle_get(p, r, &h);
 	if (err)
 		return err;
-	err = set_request(h, r, left_ms);
+	err = set_request(h, &p->cfg, r, left_ms);
 	if (!err) {
 		/* A connection that turns out to be closed before a byte of the answer came is
 		 * replaced by libcurl itself; as a handle keeps one connection, that is once. */
 		CURLcode code = curl_easy_perform(h->curl);
 		err = h->result ? h->result : errno_of_curl(h, code);
+		if (r->cancel && is_cancelled(r->cancel))
+			err = -ECANCELED;
 		curl_easy_getinfo(h->curl, CURLINFO_NUM_CONNECTS, &connections);
 	}
 	if (!err)

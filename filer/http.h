@@ -5,6 +5,7 @@
 #ifndef KELP_HTTP_H
 #define KELP_HTTP_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -37,6 +38,17 @@ struct http_config {
 int http_pool_new(const struct http_config *cfg, struct http_pool **ret);
 void http_pool_free(struct http_pool *p);
 
+/* Lets another thread end a request that may take for ever. One request at a time. */
+struct http_cancel {
+	pthread_mutex_t lock; /* protects both below; innermost */
+	int fd; /* a duplicate of the connection's; -1: none */
+	bool cancelled;
+};
+int http_cancel_init(struct http_cancel *c);
+void http_cancel_destroy(struct http_cancel *c);
+/* Ends the request under way, and those to come, with -ECANCELED. */
+void http_cancel(struct http_cancel *c);
+
 struct http_request {
 	const char *url;
 	const char *method; /* GET, HEAD or POST; NULL: GET, or POST where there is a body */
@@ -58,12 +70,16 @@ struct http_request {
 	int (*on_body)(void *arg, const uint8_t *p, size_t n);
 	void *arg;
 	struct deadline deadline;
+
+	/* For streams. Silence for so long, but no slowness, ends the request; 0: as the pool says. */
+	unsigned silence_max_ms;
+	struct http_cancel *cancel; /* may be NULL */
 };
 
 /* Runs one request. 0: a complete answer came, of any status, its header in *ret_head; a body
  * shorter than Content-Length is -EIO. Else -ETIMEDOUT (deadline, stall), -ECONNREFUSED,
  * -ECONNRESET, -EHOSTUNREACH (name or route), -EKEYREJECTED (a certificate was refused, theirs or ours), -EPROTO (not HTTP), -EIO, or
- * what a callback returned. *ret_head is untouched on failure. */
+ * -ECANCELED, or what a callback returned. *ret_head is untouched on failure. */
 int http_perform(struct http_pool *p, const struct http_request *r, struct http_head *ret_head);
 
 /* on_head is called before the trailers: grpc_status is right in *ret_head only. */

@@ -13,6 +13,7 @@
 
 #include "filer/entry.h"
 #include "filer/filer.h"
+#include "filer/watch.h"
 
 /* A first page is small, so that a listing of any size starts at once. */
 #define FIRST_PAGE_ENTRIES 128
@@ -26,6 +27,7 @@ struct name_entry {
 
 struct page {
 	uint64_t first; /* position of names[0] */
+	int64_t mark; /* watch_mark() from before it was asked for */
 	size_t n, cap;
 	size_t bytes;
 	unsigned limit;
@@ -71,6 +73,7 @@ struct dir_stream {
 struct dir_prefetcher {
 	/* Immutable. */
 	struct filer *filer;
+	struct watch *watch; /* may be NULL */
 	unsigned page_entries;
 	unsigned timeout_ms;
 	unsigned n_threads;
@@ -127,6 +130,7 @@ static struct page *page_fetch(struct dir_prefetcher *p, const char *path, const
 		return NULL;
 	page->first = first;
 	page->cap = limit;
+	page->mark = watch_mark(p->watch);
 	page->err = filer_list(p->filer, path, after, limit, deadline_in_ms(p->timeout_ms),
 			       page_add, page, &more);
 	if (page->err == -ECANCELED)
@@ -198,8 +202,8 @@ static void stop_threads(struct dir_prefetcher *p)
 		pthread_join(p->threads[i], NULL);
 }
 
-int dir_prefetcher_new(struct filer *filer, unsigned threads, unsigned page_entries,
-		       unsigned timeout_ms, struct dir_prefetcher **ret)
+int dir_prefetcher_new(struct filer *filer, struct watch *watch, unsigned threads,
+		       unsigned page_entries, unsigned timeout_ms, struct dir_prefetcher **ret)
 {
 	struct dir_prefetcher *p = calloc(1, sizeof(*p) + threads * sizeof(p->threads[0]));
 	int err = -ENOMEM;
@@ -207,6 +211,7 @@ int dir_prefetcher_new(struct filer *filer, unsigned threads, unsigned page_entr
 	if (!p)
 		return err;
 	p->filer = filer;
+	p->watch = watch;
 	p->page_entries = page_entries;
 	p->timeout_ms = timeout_ms;
 	err = -pthread_mutex_init(&p->lock, NULL);
@@ -430,7 +435,7 @@ void dir_failure_told(struct dir_stream *d)
 		dir_rewind(d);
 }
 
-int dir_at(struct dir_stream *d, uint64_t position, const char **ret_name, struct entry **ret_entry)
+int dir_at(struct dir_stream *d, uint64_t position, struct dir_name *ret)
 {
 	int err = 0;
 
@@ -446,7 +451,10 @@ int dir_at(struct dir_stream *d, uint64_t position, const char **ret_name, struc
 	if (err)
 		return err;
 	const struct name_entry *found = &d->page->names[position - d->page->first];
-	*ret_name = found->name;
-	*ret_entry = found->entry;
+	*ret = (struct dir_name){
+		.name = found->name,
+		.entry = found->entry,
+		.mark = d->page->mark,
+	};
 	return 1;
 }

@@ -15,10 +15,11 @@ struct dir_prefetcher;
 struct dir_stream;
 struct entry;
 struct filer;
+struct watch;
 
-/* Threads that fetch next pages. */
-int dir_prefetcher_new(struct filer *filer, unsigned threads, unsigned page_entries,
-		       unsigned timeout_ms, struct dir_prefetcher **ret);
+/* threads: those that fetch next pages. watch may be NULL; both outlive the prefetcher. */
+int dir_prefetcher_new(struct filer *filer, struct watch *watch, unsigned threads,
+		       unsigned page_entries, unsigned timeout_ms, struct dir_prefetcher **ret);
 /* Closes what is still open: at the end of a session the kernel does not send the release of what was
  * closed just before. Takes NULL. */
 void dir_prefetcher_free(struct dir_prefetcher *p);
@@ -35,12 +36,18 @@ void dir_close(struct dir_stream *d);
 /* Lists anew from the next dir_at() on, as rewinddir() must. */
 void dir_rewind(struct dir_stream *d);
 
+/* A name of a listing. */
+struct dir_name {
+	const char *name;
+	struct entry *entry; /* NULL: nothing more could be learned */
+	int64_t mark; /* watch_mark() from before it was asked for */
+};
+
 /* The name at a position. Valid until the next call on this stream; the entry has no reference of its
- * own, and is NULL for a name of which nothing more could be learned. Returns 1 and a name, 0 at the
+ * own. Returns 1 and a name, 0 at the
  * end, or -errno, again and again until dir_failure_told(). Calls on one stream must not overlap:
  * dir_lock() for the length of one reply. */
-int dir_at(struct dir_stream *d, uint64_t position, const char **ret_name,
-	   struct entry **ret_entry);
+int dir_at(struct dir_stream *d, uint64_t position, struct dir_name *ret);
 
 /* The application knows of the failure: the next dir_at() asks the filer again. Names that came before
  * it are told first, in a reply of their own, and must not cost the time limit twice. */

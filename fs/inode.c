@@ -44,6 +44,7 @@ struct inode {
 	uint64_t children;
 	uint64_t cache_version;
 	int64_t fetched_ns;
+	int64_t mark;
 	unsigned open_files;
 	pid_t looked_up_by;
 	enum cache_state cache;
@@ -299,7 +300,7 @@ static void attach(struct inode_table *t, struct inode *i)
 }
 
 int inode_bind(struct inode_table *t, struct inode *parent, const char *name, struct entry *e,
-	       pid_t by, struct inode **ret)
+	       struct asked asked, struct inode **ret)
 {
 	if (strlen(name) > NAME_MAX_BYTES) {
 		entry_put(e);
@@ -321,10 +322,23 @@ int inode_bind(struct inode_table *t, struct inode *parent, const char *name, st
 		attach(t, fresh);
 		i = fresh;
 	}
-	i->looked_up_by = by;
+	i->mark = asked.mark;
+	i->looked_up_by = asked.by;
 	i->lookups++;
 	*ret = i;
 	return 0;
+}
+
+struct inode *inode_find(struct inode_table *t, struct inode *parent, const char *name)
+{
+	if (strlen(name) > NAME_MAX_BYTES)
+		return NULL;
+	LOCK_SCOPE(&t->lock);
+	struct inode *i = find(t, parent, name);
+
+	if (i)
+		i->lookups++;
+	return i;
 }
 
 void inode_forget(struct inode_table *t, struct inode *i, uint64_t n)
@@ -334,13 +348,14 @@ void inode_forget(struct inode_table *t, struct inode *i, uint64_t n)
 	release_unused(i);
 }
 
-bool inode_refresh(struct inode_table *t, struct inode *i, struct entry *e)
+bool inode_refresh(struct inode_table *t, struct inode *i, struct entry *e, int64_t mark)
 {
 	LOCK_SCOPE(&t->lock);
 	bool take = fits(i, e);
 
 	if (take) {
 		set_entry(i, e);
+		i->mark = mark;
 		i->looked_up_by = 0;
 	} else {
 		entry_put(e);
@@ -360,6 +375,7 @@ void inode_view(struct inode_table *t, struct inode *i, struct inode_view *ret)
 	*ret = (struct inode_view){
 		.entry = entry_get(i->entry),
 		.fetched_ns = i->fetched_ns,
+		.mark = i->mark,
 		.looked_up_by = i->looked_up_by,
 		.open_files = i->open_files,
 		.detached = i->detached && i->parent,

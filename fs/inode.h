@@ -29,6 +29,7 @@ struct inode_table;
 struct inode_view {
 	struct entry *entry;
 	int64_t fetched_ns; /* when the request for the entry was answered; 0: must be asked again */
+	int64_t mark; /* watch_mark() from before the request; 0: none */
 	pid_t looked_up_by; /* thread whose look-up that was; 0: none */
 	unsigned open_files;
 	bool detached;
@@ -46,19 +47,27 @@ struct inode *inode_root(struct inode_table *t);
  * -ESTALE for a detached inode: its name belongs to another file now. */
 int inode_path(struct inode_table *t, struct inode *i, const char *name, char **ret);
 
+/* How an entry was come by. */
+struct asked {
+	pid_t by; /* the thread that looked its name up; 0: none, a listing gave it */
+	int64_t mark; /* watch_mark() from before the request; 0: none */
+};
+
 /* Binds an entry (taken over, also on failure) to a name: finds, updates, replaces or makes the
- * inode by the rules above, and adds one kernel look-up to it. by: the thread that asked, 0 for
- * listings. */
+ * inode by the rules above, and adds one kernel look-up to it. */
 int inode_bind(struct inode_table *t, struct inode *parent, const char *name, struct entry *e,
-	       pid_t by, struct inode **ret);
+	       struct asked asked, struct inode **ret);
+
+/* The inode that the name is bound to, with one more kernel look-up; NULL where there is none. */
+struct inode *inode_find(struct inode_table *t, struct inode *parent, const char *name);
 
 /* Takes the kernel's look-ups back; frees the inode when nothing refers to it any more. */
 void inode_forget(struct inode_table *t, struct inode *i, uint64_t n);
 
-/* A fresh entry (taken over) for an inode that is not looked up by name. Returns true when the inode
+/* A fresh entry (taken over) for an inode that is not looked up by name; mark as above. Returns true when the inode
  * took it; false when it keeps what it has, because it is open in another version or is now of
  * another type. */
-bool inode_refresh(struct inode_table *t, struct inode *i, struct entry *e);
+bool inode_refresh(struct inode_table *t, struct inode *i, struct entry *e, int64_t mark);
 
 /* st_ino of a name: the filer's number, or one made from the directory's and the name where the filer
  * has none, or where there is no entry. */

@@ -15,6 +15,7 @@
 #include "cache/blockcache.h"
 #include "cache/slab.h"
 #include "filer/entry.h"
+#include "filer/watch.h"
 #include "fs/dir.h"
 #include "fs/fetch.h"
 #include "fs/handle.h"
@@ -150,13 +151,34 @@ static void log_sources(struct fetcher *fetcher)
 	log_info("reads by source: %s; failed %" PRIu64, line, stats.failed);
 }
 
+static int open_watch(struct mount *m)
+{
+	const struct options *o = m->options;
+
+	if (o->consistency == CONSISTENCY_OPEN)
+		return 0;
+	return watch_new(m->cluster.filer, o->path, &m->watch);
+}
+
+static void log_watch(struct watch *watch)
+{
+	struct watch_stats stats;
+
+	watch_stats(watch, &stats);
+	log_info("change events: %" PRIu64 " messages on %" PRIu64 " connections", stats.messages,
+		 stats.connections);
+}
+
 /* Takes down whatever open_mount() made. */
 static void close_mount(struct mount *m)
 {
 	handle_close_all(m);
 	if (m->cluster.fetcher)
 		log_sources(m->cluster.fetcher);
+	if (m->watch)
+		log_watch(m->watch);
 	dir_prefetcher_free(m->dirs);
+	watch_free(m->watch);
 	reader_free(m->reader);
 	blockcache_free(m->cache);
 	slab_free(m->slab);
@@ -184,8 +206,10 @@ static int open_mount(struct mount *m, char *message, size_t bytes)
 	if (!err)
 		err = open_reader(m);
 	if (!err)
-		err = dir_prefetcher_new(m->cluster.filer, DIR_THREADS, o->list_page, o->timeout_ms,
-					 &m->dirs);
+		err = open_watch(m);
+	if (!err)
+		err = dir_prefetcher_new(m->cluster.filer, m->watch, DIR_THREADS, o->list_page,
+					 o->timeout_ms, &m->dirs);
 	if (err) {
 		close_mount(m);
 		return err;

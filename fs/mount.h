@@ -21,6 +21,7 @@ struct inode_table;
 struct options;
 struct reader;
 struct slab;
+struct watch;
 
 struct mount {
 	/* Immutable once the session runs. */
@@ -31,6 +32,7 @@ struct mount {
 	struct reader *reader;
 	struct inode_table *inodes;
 	struct dir_prefetcher *dirs;
+	struct watch *watch; /* NULL: every open asks */
 	struct fuse_session *session;
 	bool splice;
 

@@ -20,6 +20,7 @@
 #include "filer/base/base.h"
 #include "filer/entry.h"
 #include "filer/filer.h"
+#include "filer/watch.h"
 #include "fs/dir.h"
 #include "fs/handle.h"
 #include "fs/inode.h"
@@ -143,19 +144,17 @@ static void fill_entry_param(struct mount *m, struct inode *i, struct fuse_entry
 	entry_put(view.entry);
 }
 
-/* Asks the filer for what an inode's name stands for now. */
-static int ask_again(struct mount *m, struct inode *i, struct entry **ret)
+/* Is the entry what the filer has for the path, by what its change events say? */
+static bool is_current(struct mount *m, const struct inode_view *view, const char *path)
 {
-	CLEANUP_FREE char *path = NULL;
-	int err = inode_path(m->inodes, i, NULL, &path);
-
-	return err ? err : filer_lookup(m->cluster.filer, path, mount_deadline(m), ret);
+	return !view->entry->unannounced && watch_unchanged(m->watch, path, view->mark);
 }
 
 /* The inode's entry, at most as old as the kernel may keep attributes. An open or a detached inode
  * shows the version that is open, whatever its name stands for now. */
 static int recent_entry(struct mount *m, struct inode *i, int64_t max_age_ns, struct entry **ret)
 {
+	CLEANUP_FREE char *path = NULL;
 	struct inode_view view;
 	struct entry *fresh;
 
@@ -164,7 +163,14 @@ static int recent_entry(struct mount *m, struct inode *i, int64_t max_age_ns, st
 		*ret = view.entry;
 		return 0;
 	}
-	int err = ask_again(m, i, &fresh);
+	int err = inode_path(m->inodes, i, NULL, &path);
+	if (!err && is_current(m, &view, path)) {
+		*ret = view.entry;
+		return 0;
+	}
+	int64_t mark = watch_mark(m->watch);
+	if (!err)
+		err = filer_lookup(m->cluster.filer, path, mount_deadline(m), &fresh);
 	if (err) {
 		if (view.open_files && err == -ENOENT) {
 			*ret = view.entry;
@@ -174,7 +180,7 @@ static int recent_entry(struct mount *m, struct inode *i, int64_t max_age_ns, st
 		return err;
 	}
 	entry_put(view.entry);
-	bool taken = inode_refresh(m->inodes, i, fresh);
+	bool taken = inode_refresh(m->inodes, i, fresh, mark);
 	inode_view(m->inodes, i, &view);
 	if (!taken && !view.open_files) {
 		entry_put(view.entry);
@@ -246,13 +252,45 @@ static void reply_no_entry(fuse_req_t req, const struct mount *m)
 		fuse_reply_err(req, ENOENT);
 }
 
+/* The inode of a name of which nothing changed, with one more look-up; or NULL. */
+static struct inode *known_inode(struct mount *m, struct inode *parent, const char *name,
+				 const char *path)
+{
+	struct inode *i = m->watch ? inode_find(m->inodes, parent, name) : NULL;
+	struct inode_view view;
+
+	if (!i)
+		return NULL;
+	inode_view(m->inodes, i, &view);
+	if (!is_current(m, &view, path)) {
+		inode_forget(m->inodes, i, 1);
+		i = NULL;
+	}
+	entry_put(view.entry);
+	return i;
+}
+
+/* Asks the filer what a name stands for, unless that is known. */
+static int look_up(fuse_req_t req, struct inode *parent, const char *name, const char *path,
+		   struct inode **ret)
+{
+	struct mount *m = mount_of(req);
+	struct asked asked = { .by = fuse_req_ctx(req)->pid, .mark = watch_mark(m->watch) };
+	struct entry *e;
+
+	*ret = known_inode(m, parent, name, path);
+	if (*ret)
+		return 0;
+	int err = filer_lookup(m->cluster.filer, path, mount_deadline(m), &e);
+	return err ? err : inode_bind(m->inodes, parent, name, e, asked, ret);
+}
+
 static void op_lookup(fuse_req_t req, fuse_ino_t parent_ino, const char *name)
 {
 	struct mount *m = mount_of(req);
 	struct inode *parent = inode_of(m, parent_ino);
 	CLEANUP_FREE char *path = NULL;
 	struct fuse_entry_param param;
-	struct entry *e;
 	struct inode *i;
 
 	if (strlen(name) > NAME_MAX) {
@@ -265,9 +303,7 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent_ino, const char *name)
 	}
 	int err = inode_path(m->inodes, parent, name, &path);
 	if (!err)
-		err = filer_lookup(m->cluster.filer, path, mount_deadline(m), &e);
-	if (!err)
-		err = inode_bind(m->inodes, parent, name, e, fuse_req_ctx(req)->pid, &i);
+		err = look_up(req, parent, name, path, &i);
 	if (err == -ENOENT) {
 		reply_no_entry(req, m);
 		return;
@@ -300,10 +336,11 @@ static void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_dat
 
 /* --- files --------------------------------------------------------------------------------- */
 
-/* The entry to open: the one that this very open(2) looked up, or a new one. -ESTALE makes the kernel
- * look the name up again, which gives it the new size and, where the old version is still open, a new
- * inode. */
-static int entry_to_open(struct mount *m, fuse_req_t req, struct inode *i, struct entry **ret)
+/* The entry to open: the one that this very open(2) looked up, one that is known to be current, or a new
+ * one. -ESTALE makes the kernel look the name up again, which gives it the new size and, where the old
+ * version is still open, a new inode. */
+static int entry_to_open(struct mount *m, fuse_req_t req, struct inode *i, const char *path,
+			 struct entry **ret)
 {
 	struct inode_view view;
 	struct entry *fresh;
@@ -313,12 +350,14 @@ static int entry_to_open(struct mount *m, fuse_req_t req, struct inode *i, struc
 		entry_put(view.entry);
 		return -ESTALE;
 	}
-	if (view.looked_up_by == fuse_req_ctx(req)->pid && !view.entry->trimmed &&
-	    now_ns() - view.fetched_ns <= SAME_CALL_NS) {
+	bool same_call = view.looked_up_by == fuse_req_ctx(req)->pid &&
+			 now_ns() - view.fetched_ns <= SAME_CALL_NS;
+	if (!view.entry->trimmed && (same_call || is_current(m, &view, path))) {
 		*ret = view.entry;
 		return 0;
 	}
-	int err = ask_again(m, i, &fresh);
+	int64_t mark = watch_mark(m->watch);
+	int err = filer_lookup(m->cluster.filer, path, mount_deadline(m), &fresh);
 	if (err) {
 		entry_put(view.entry);
 		return err;
@@ -327,7 +366,7 @@ static int entry_to_open(struct mount *m, fuse_req_t req, struct inode *i, struc
 	entry_put(view.entry);
 	if (same)
 		*ret = entry_get(fresh);
-	if (!inode_refresh(m->inodes, i, fresh) || !same) {
+	if (!inode_refresh(m->inodes, i, fresh, mark) || !same) {
 		if (same)
 			entry_put(fresh);
 		return -ESTALE;
@@ -335,16 +374,13 @@ static int entry_to_open(struct mount *m, fuse_req_t req, struct inode *i, struc
 	return 0;
 }
 
-static int open_handle(struct mount *m, struct inode *i, struct entry *e, struct fuse_file_info *fi,
-		       char **ret_path)
+static int open_handle(struct mount *m, struct inode *i, struct entry *e, const char *path,
+		       struct fuse_file_info *fi)
 {
 	struct handle *h;
 	bool keep_cache;
-	int err = inode_path(m->inodes, i, NULL, ret_path);
+	int err = handle_open(m, i, e, path, &h);
 
-	if (err)
-		return err;
-	err = handle_open(m, i, e, *ret_path, &h);
 	if (err)
 		return err;
 	err = inode_open(m->inodes, i, e, &keep_cache);
@@ -378,9 +414,11 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		fuse_reply_err(req, EROFS);
 		return;
 	}
-	int err = entry_to_open(m, req, i, &e);
+	int err = inode_path(m->inodes, i, NULL, &path);
+	if (!err)
+		err = entry_to_open(m, req, i, path, &e);
 	if (!err) {
-		err = open_handle(m, i, e, fi, &path);
+		err = open_handle(m, i, e, path, fi);
 		entry_put(e);
 	}
 	if (err)
@@ -528,13 +566,12 @@ static bool add_dot(struct dir_reply *r, const char *name, uint64_t position)
 	return true;
 }
 
-static bool add_name(struct dir_reply *r, const char *name, const struct entry *e,
-		     uint64_t position)
+static bool add_name(struct dir_reply *r, const struct dir_name *d, uint64_t position)
 {
-	struct stat st = { .st_ino = inode_number(r->dir_number, name, e),
-			   .st_mode = e ? e->mode : 0 };
+	struct stat st = { .st_ino = inode_number(r->dir_number, d->name, d->entry),
+			   .st_mode = d->entry ? d->entry->mode : 0 };
 	size_t left = r->bytes - r->used;
-	size_t n = fuse_add_direntry(r->req, r->buf + r->used, left, name, &st,
+	size_t n = fuse_add_direntry(r->req, r->buf + r->used, left, d->name, &st,
 				     (off_t)position + 1);
 
 	if (n > left)
@@ -545,22 +582,25 @@ static bool add_name(struct dir_reply *r, const char *name, const struct entry *
 
 /* Each name given this way counts as a look-up, which is taken back when it does not fit. A name
  * without an entry is given without attributes: looking it up will say what is wrong. */
-static int add_name_plus(struct dir_reply *r, const char *name, struct entry *e, uint64_t position,
+static int add_name_plus(struct dir_reply *r, const struct dir_name *d, uint64_t position,
 			 bool *ret_fitted)
 {
 	struct mount *m = r->mount;
 	size_t left = r->bytes - r->used;
-	struct fuse_entry_param param = { .attr.st_ino = inode_number(r->dir_number, name, e) };
+	struct fuse_entry_param param = {
+		.attr.st_ino = inode_number(r->dir_number, d->name, d->entry),
+	};
 	struct inode *i = NULL;
 
-	if (e) {
-		int err = inode_bind(m->inodes, r->dir, name, entry_get(e), 0, &i);
+	if (d->entry) {
+		int err = inode_bind(m->inodes, r->dir, d->name, entry_get(d->entry),
+				     (struct asked){ .mark = d->mark }, &i);
 
 		if (err)
 			return err;
 		fill_entry_param(m, i, &param);
 	}
-	size_t n = fuse_add_direntry_plus(r->req, r->buf + r->used, left, name, &param,
+	size_t n = fuse_add_direntry_plus(r->req, r->buf + r->used, left, d->name, &param,
 					  (off_t)position + 1);
 	*ret_fitted = n <= left;
 	if (*ret_fitted)
@@ -575,23 +615,22 @@ static int fill_dir_reply(struct dir_reply *r, struct dir_stream *d, uint64_t po
 	bool fitted = true;
 
 	for (; fitted; position++) {
-		const char *name;
-		struct entry *e;
+		struct dir_name name;
 
 		if (position < DIR_POSITION_FIRST) {
 			fitted = add_dot(r, position == DIR_POSITION_DOT ? "." : "..", position);
 			continue;
 		}
-		int found = dir_at(d, position, &name, &e);
+		int found = dir_at(d, position, &name);
 		if (found <= 0)
 			return found;
-		if (strlen(name) > NAME_MAX || mount_hides(r->mount, r->dir, name))
+		if (strlen(name.name) > NAME_MAX || mount_hides(r->mount, r->dir, name.name))
 			continue;
 		if (!r->plus) {
-			fitted = add_name(r, name, e, position);
+			fitted = add_name(r, &name, position);
 			continue;
 		}
-		int err = add_name_plus(r, name, e, position, &fitted);
+		int err = add_name_plus(r, &name, position, &fitted);
 		if (err)
 			return err;
 	}

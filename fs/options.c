@@ -106,6 +106,8 @@ static const struct opt rows[] = {
 	  "how long the kernel may use a name without asking again" },
 	{ "negative_timeout", "SECONDS", 0, OPT_SECONDS, AT(negative_timeout_s), 0, 31536000, "0",
 	  "how long a name that does not exist is remembered" },
+	{ "consistency", "open|events", 0, OPT_CHOICE, AT(consistency), 0, 0, "open",
+	  "every open asks the filer whether the file has changed; or its change events are trusted to tell" },
 	{ "timeout", "SECONDS", 0, OPT_MILLISECONDS, AT(timeout_ms), 100, 600000, "10",
 	  "longest that one request may take, with all retries, before it fails" },
 	{ "connect_timeout", "SECONDS", 0, OPT_MILLISECONDS, AT(connect_timeout_ms), 10, 60000, "2",

@@ -36,6 +36,12 @@ enum agent_mode {
 
 #define RDMA_TOS_SYSTEM 256
 
+/* What open() goes by. */
+enum consistency {
+	CONSISTENCY_OPEN, /* what the filer answers then */
+	CONSISTENCY_EVENTS, /* what its change events have said so far */
+};
+
 enum verify_mode {
 	VERIFY_OFF,
 	VERIFY_MD5,
@@ -89,6 +95,7 @@ struct options {
 	double attr_timeout_s;
 	double entry_timeout_s;
 	double negative_timeout_s;
+	enum consistency consistency;
 	unsigned timeout_ms;
 	unsigned connect_timeout_ms;
 	unsigned stall_timeout_ms;

@@ -512,6 +512,35 @@ static void the_version_does_not_follow_attributes(void **state)
 	entry_put(b);
 }
 
+static void what_expires_or_has_other_names_changes_unannounced(void **state)
+{
+	static const struct {
+		const char *json;
+		int32_t ttl_s, links;
+		bool unannounced;
+	} cases[] = {
+		{ "\"TtlSec\":0,\"HardLinkCounter\":1", 0, 1, false },
+		{ "\"TtlSec\":60", 60, 0, true },
+		{ "\"HardLinkCounter\":2", 0, 2, true },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		FilerPb__Entry pb = FILER_PB__ENTRY__INIT;
+		FilerPb__FuseAttributes attributes = FILER_PB__FUSE_ATTRIBUTES__INIT;
+		struct entry *e = entry_with(cases[i].json);
+
+		assert_int_equal(e->unannounced, cases[i].unannounced);
+		entry_put(e);
+		attributes.ttl_sec = cases[i].ttl_s;
+		pb.attributes = &attributes;
+		pb.hard_link_counter = cases[i].links;
+		e = entry_of_pb(&pb, NULL);
+		assert_int_equal(e->unannounced, cases[i].unannounced);
+		entry_put(e);
+	}
+}
+
 static void json_and_protobuf_give_the_same_entry(void **state)
 {
 	FilerPb__Entry pb = FILER_PB__ENTRY__INIT;
@@ -716,6 +745,7 @@ int main(void)
 		cmocka_unit_test(hostile_names_are_known),
 		cmocka_unit_test(a_known_file_takes_little_memory),
 		cmocka_unit_test(references_are_counted),
+		cmocka_unit_test(what_expires_or_has_other_names_changes_unannounced),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

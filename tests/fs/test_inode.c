@@ -44,7 +44,7 @@ static struct inode *bind(struct inode_table *t, struct inode *parent, const cha
 {
 	struct inode *i;
 
-	assert_int_equal(inode_bind(t, parent, name, e, 0, &i), 0);
+	assert_int_equal(inode_bind(t, parent, name, e, (struct asked){ 0 }, &i), 0);
 	return i;
 }
 
@@ -162,9 +162,9 @@ static void refreshing_an_open_file_does_not_change_its_version(void **state)
 
 	(void)state;
 	open_version(t, a, &keep);
-	assert_false(inode_refresh(t, a, entry("file", 2)));
+	assert_false(inode_refresh(t, a, entry("file", 2), 0));
 	inode_close(t, a);
-	assert_true(inode_refresh(t, a, entry("file", 2)));
+	assert_true(inode_refresh(t, a, entry("file", 2), 0));
 	inode_table_free(t);
 }
 
@@ -221,7 +221,9 @@ static void one_lookup_is_good_for_one_open(void **state)
 	bool keep;
 
 	(void)state;
-	assert_int_equal(inode_bind(t, inode_root(t), "a", entry("file", 1), 42, &a), 0);
+	assert_int_equal(
+		inode_bind(t, inode_root(t), "a", entry("file", 1), (struct asked){ .by = 42 }, &a),
+		0);
 	inode_view(t, a, &v);
 	assert_int_equal(v.looked_up_by, 42);
 	entry_put(v.entry);
