@@ -19,6 +19,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "rdma/pulls.h"
 #include "rdma/verbs_link.h"
 #include "rdma/verbs_memory.h"
 #include "rdma/verbs_watch.h"
@@ -31,14 +32,7 @@
 #define NS_PER_US 1000
 #define BOUND_DEVICE_MAX 64
 
-/* One posted read of a lease. */
-struct pull {
-	bool used;
-	bool last; /* of its lease */
-	uint64_t cookie;
-	unsigned n_own;
-	struct ibv_mr *own[LINK_SGES_MAX]; /* memory registered for it alone */
-};
+_Static_assert(PULLS_MAX == LINK_READS_MAX && PULL_SGES_MAX == LINK_SGES_MAX, "the link's limits");
 
 /* What an agent leases to one connection at once, and all messages that it can have sent. */
 #define FOUND_MAX (LINK_RECEIVES + 128)
@@ -68,7 +62,7 @@ struct client_connection {
 	int held; /* receive buffer of the message that was given out; -1: none */
 	struct found found[FOUND_MAX]; /* by senders; a ring */
 	unsigned found_at, n_found;
-	struct pull pulls[LINK_READS_MAX];
+	struct pulls pulls;
 };
 
 static struct {
@@ -326,9 +320,11 @@ static int look(struct client_connection *c, struct found *ret)
 
 		if (err || ret->event.type != LINK_READ_DONE)
 			return err;
-		struct pull *p = &c->pulls[ret->event.read];
+		struct pull *p = pulls_find(&c->pulls, ret->event.read);
+		if (!p)
+			return -EPROTO; /* of no read that is under way */
 		forget_own_memory(p);
-		p->used = false;
+		pulls_give(p);
 		ret->cookie = p->cookie;
 		if (p->last)
 			return 0;
@@ -408,23 +404,12 @@ static int verbs_send(struct client_connection *c, const uint8_t *message, size_
 
 /* --- pulling --- */
 
-static struct pull *pull_take(struct client_connection *c)
-{
-	for (size_t i = 0; i < LINK_READS_MAX; i++) {
-		if (!c->pulls[i].used) {
-			c->pulls[i] = (struct pull){ .used = true };
-			return &c->pulls[i];
-		}
-	}
-	return NULL;
-}
-
 /* Posts a read of as many of the bufs as one can take. Returns how many, or -errno. */
 static int pull_some(struct client_connection *c, const struct client_lease *lease, size_t at,
 		     uint64_t remote_addr)
 {
 	struct ibv_sge sges[LINK_SGES_MAX];
-	struct pull *p = pull_take(c);
+	struct pull *p = pulls_take(&c->pulls);
 	unsigned n = 0;
 	int err = 0;
 
@@ -447,12 +432,11 @@ static int pull_some(struct client_connection *c, const struct client_lease *lea
 	p->last = at + n == lease->n_bufs;
 	p->cookie = lease->cookie;
 	if (!err)
-		err = link_read(&c->link, sges, (int)n, remote_addr, lease->rkey,
-				(unsigned)(p - c->pulls));
+		err = link_read(&c->link, sges, (int)n, remote_addr, lease->rkey, p->id);
 	if (!err)
 		return (int)n;
 	forget_own_memory(p);
-	p->used = false;
+	pulls_give(p);
 	return err;
 }
 
@@ -625,7 +609,7 @@ static void verbs_close(struct client_connection *c)
 	if (c->id) {
 		link_close(&c->link);
 		for (size_t i = 0; i < LINK_READS_MAX; i++)
-			forget_own_memory(&c->pulls[i]);
+			forget_own_memory(&c->pulls.pull[i]);
 		rdma_destroy_id(c->id);
 	}
 	memory_device_put(c->memory);
