@@ -12,8 +12,11 @@
 #include "filer/tls.h"
 #include "filer/token.h"
 #include "fs/fetch.h"
+#include "fs/log.h"
 #include "fs/options.h"
+#include "fs/rdma_map.h"
 #include "rdma/client.h"
+#include "rdma/device.h"
 #include "rdma/transport.h"
 #include "rdma/verbs.h"
 
@@ -123,7 +126,57 @@ static int token_for_needle(void *needles, const struct fid *fid, struct deadlin
 	return needle_http_token(needles, fid, d, buf, bytes);
 }
 
-static int open_agents(const struct options *o, struct cluster *c)
+static bool map_agent(void *arg, const struct endpoint *server, struct endpoint *ret)
+{
+	return rdma_map_find(arg, server, ret);
+}
+
+static int is_active(void *arg, const struct device_port *p)
+{
+	(void)arg;
+	return p->active;
+}
+
+/* 0: there is no device, or the slab may be registered with it. Else -EPERM and a message. */
+static int check_memlock(const struct options *o, char *message, size_t bytes)
+{
+	if (device_walk(is_active, NULL) <= 0)
+		return 0;
+	return device_allow_memlock(verbs_locked_bytes(o->slab_bytes), message, bytes);
+}
+
+static int open_rdma(const struct options *o, struct client_config cfg, struct cluster *c,
+		     char *message, size_t bytes)
+{
+	struct verbs_settings verbs = {
+		.device = o->rdma_device,
+		.tos = o->rdma_tos == RDMA_TOS_SYSTEM ? -1 : (int)o->rdma_tos,
+		.spin_us = VERBS_SPIN_US,
+	};
+	int err = check_memlock(o, message, bytes);
+
+	if (err && o->rdma != AGENT_REQUIRE) {
+		log_warning("%s; reads go over TCP and HTTP meanwhile", message);
+		message[0] = '\0';
+		return 0;
+	}
+	if (!err)
+		err = verbs_set(&verbs);
+	if (!err && o->rdma_map)
+		err = rdma_map_read(o->rdma_map, &c->rdma_map, message, bytes);
+	if (err)
+		return err;
+	cfg.transport = &client_verbs;
+	cfg.directory = c->agents;
+	cfg.required = o->rdma == AGENT_REQUIRE;
+	if (c->rdma_map) {
+		cfg.map = map_agent;
+		cfg.map_arg = c->rdma_map;
+	}
+	return client_new(&cfg, &c->rdma);
+}
+
+static int open_agents(const struct options *o, struct cluster *c, char *message, size_t bytes)
 {
 	struct client_config cfg = {
 		.transport = &client_tcp,
@@ -133,24 +186,13 @@ static int open_agents(const struct options *o, struct cluster *c)
 		.tokens = c->tokens,
 		.required = o->agent == AGENT_REQUIRE,
 	};
-	struct verbs_settings verbs = {
-		.device = o->rdma_device,
-		.tos = o->rdma_tos == RDMA_TOS_SYSTEM ? -1 : (int)o->rdma_tos,
-		.spin_us = VERBS_SPIN_US,
-	};
 
 	if (o->agent == AGENT_OFF || !c->n_masters)
 		return 0;
 	int err = client_new(&cfg, &c->agents);
 	if (err || o->rdma == AGENT_OFF)
 		return err;
-	err = verbs_set(&verbs);
-	if (err)
-		return err;
-	cfg.transport = &client_verbs;
-	cfg.directory = c->agents;
-	cfg.required = o->rdma == AGENT_REQUIRE;
-	return client_new(&cfg, &c->rdma);
+	return open_rdma(o, cfg, c, message, bytes);
 }
 
 /* The order in which sources are tried. */
@@ -199,7 +241,7 @@ int cluster_open(const struct options *o, struct cluster *ret, char *message, si
 	err = needle_http_new(c.http, c.tokens, c.locator, c.filer, &c.needles);
 	if (err)
 		goto close_cluster;
-	err = open_agents(o, &c);
+	err = open_agents(o, &c, message, bytes);
 	if (err)
 		goto close_cluster;
 	err = open_fetcher(o, &c);
@@ -223,6 +265,7 @@ void cluster_close(struct cluster *c)
 	client_free(c->agents);
 	if (c->rdma)
 		verbs_release();
+	rdma_map_free(c->rdma_map);
 	needle_http_free(c->needles);
 	locator_free(c->locator);
 	filer_free(c->filer);

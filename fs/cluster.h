@@ -15,6 +15,7 @@ struct http_pool;
 struct locator;
 struct needle_http;
 struct options;
+struct rdma_map;
 struct token_source;
 
 struct cluster {
@@ -24,6 +25,7 @@ struct cluster {
 	struct locator *locator;
 	struct needle_http *needles;
 	struct client *agents; /* NULL: not used */
+	struct rdma_map *rdma_map; /* NULL: none */
 	struct client *rdma; /* NULL: likewise */
 	struct fetcher *fetcher;
 	size_t n_masters; /* known; 0: every chunk goes through the filer */

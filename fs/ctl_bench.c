@@ -584,7 +584,7 @@ static int get_memory(struct bench *b, char *message, size_t bytes)
 				"than %" PRIu64 " are too much (--sizes, --depths)",
 				b->memory_bytes / MIB, MEMORY_BYTES_MAX / MIB);
 	if (o->via & VIA_RDMA) {
-		int err = device_check_memlock(b->memory_bytes, message, bytes);
+		int err = device_allow_memlock(b->memory_bytes, message, bytes);
 		if (err)
 			return err;
 	}

@@ -38,6 +38,7 @@ static int open_client(struct ctl_reach *r, unsigned via, struct client **ret)
 	struct client_config cfg = {
 		.transport = ctl_transport(via),
 		.map = map_agent,
+		.map_arg = r,
 		.extent_token = token_for_needle,
 		.arg = r,
 		.tokens = r->cluster.tokens,

@@ -134,6 +134,8 @@ static const struct opt rows[] = {
 	  "where kelpd listens, on each volume server's host" },
 	{ "rdma", "off|auto|require", 0, OPT_CHOICE, AT(rdma), 0, 0, "auto",
 	  "read from kelpd over RDMA where both sides have it; require: in no other way" },
+	{ "rdma_map", "FILE", 0, OPT_PATH, AT(rdma_map), 0, 0, NULL,
+	  "where agents take RDMA connections, if not where they say: lines of a volume server's HOST:PORT and an ADDRESS[:PORT]" },
 	{ "rdma_device", "NAME", 0, OPT_STRING, AT(rdma_device), 0, 0, NULL,
 	  "use this RDMA device only; default: the one that leads to the agent" },
 	{ "rdma_tos", "N", 0, OPT_UINT, AT(rdma_tos), 0, RDMA_TOS_SYSTEM, "256",
@@ -455,8 +457,9 @@ int options_parse(int argc, char *const argv[], struct options *ret, char *messa
 
 void options_free(struct options *o)
 {
-	char **const strings[] = { &o->source, &o->mountpoint, &o->path,    &o->security_toml,
-				   &o->tls_ca, &o->tls_cert,   &o->tls_key, &o->fuse_options };
+	char **const strings[] = { &o->source,      &o->mountpoint, &o->path,    &o->security_toml,
+				   &o->tls_ca,      &o->tls_cert,   &o->tls_key, &o->fuse_options,
+				   &o->rdma_device, &o->rdma_map };
 
 	for (size_t i = 0; i < ARRAY_LEN(strings); i++) {
 		free(*strings[i]);

@@ -122,6 +122,7 @@ struct options {
 	enum verify_mode verify;
 	enum agent_mode agent;
 	enum agent_mode rdma;
+	char *rdma_map;
 	char *rdma_device;
 	unsigned rdma_tos; /* RDMA_TOS_SYSTEM: the system's */
 	unsigned agent_port;

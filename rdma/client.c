@@ -35,6 +35,7 @@ enum agent_state {
 struct agent_key {
 	char host[ENDPOINT_HOST_MAX];
 	uint16_t port;
+	uint16_t mapped; /* 1: nobody has to be asked where it takes connections */
 };
 
 /* A connection in the pool. */
@@ -136,9 +137,10 @@ static struct agent_key key_of(const struct client *c, const struct endpoint *se
 	struct endpoint mapped;
 	const char *host = server->host;
 
-	if (c->cfg.map && c->cfg.map(c->cfg.arg, server, &mapped)) {
+	if (c->cfg.map && c->cfg.map(c->cfg.map_arg, server, &mapped)) {
 		host = mapped.host;
 		key.port = mapped.port;
+		key.mapped = 1;
 	}
 	/* All of the key is hashed: zeros follow the name. */
 	memcpy(key.host, host, strnlen(host, sizeof(key.host) - 1));
@@ -361,7 +363,7 @@ static void probe(struct client *c, struct agent *a)
 	struct client_address address = { 0 };
 	struct attempt attempt = { 0 };
 
-	if (c->cfg.directory)
+	if (c->cfg.directory && !a->key.mapped)
 		try_told_addresses(c, &a->key, &address, &attempt);
 	else
 		try_to_connect(c, &a->key, &address, &attempt);

@@ -38,17 +38,18 @@ struct token_source;
 struct client_config {
 	const struct client_transport *transport;
 	uint16_t port; /* of agents; 0: WIRE_PORT */
-	/* Whose agents say where they take connections of this transport; port and map are that one's
-	 * then. Borrowed; freed after this one. NULL: they are at port. */
+	/* Whose agents say where they take connections of this transport, but for those that map knows;
+	 * port is that one's then. Borrowed; freed after this one. NULL: they are at port. */
 	struct client *directory;
 	/* Where the agent of a volume server is, if elsewhere than on its host at port. True: *ret is
 	 * set. NULL: there is none elsewhere. Must be quick: it is asked for every read. */
 	bool (*map)(void *arg, const struct endpoint *server, struct endpoint *ret);
+	void *map_arg;
 	/* A token for one needle, where the agent asks for one and there is no volume read key. NULL:
 	 * such agents cannot be used. */
 	int (*extent_token)(void *arg, const struct fid *fid, struct deadline d, char *buf,
 			    size_t buf_bytes);
-	void *arg; /* of both */
+	void *arg; /* of extent_token */
 	struct token_source *tokens; /* borrowed; NULL: no keys */
 	/* There is nobody else to ask: an agent that cannot be reached is a failure, not a source that
 	 * has nothing to say. */

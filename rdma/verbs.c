@@ -19,6 +19,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "rdma/client.h"
 #include "rdma/pulls.h"
 #include "rdma/verbs_link.h"
 #include "rdma/verbs_memory.h"
@@ -79,6 +80,12 @@ int verbs_set(const struct verbs_settings *s)
 	settings.tos = s->tos;
 	settings.spin_us = s->spin_us;
 	return 0;
+}
+
+uint64_t verbs_locked_bytes(uint64_t region_bytes)
+{
+	return region_bytes + CLIENT_CONNECTIONS_MAX * link_memory_bytes(WIRE_MESSAGE_BYTES_MAX,
+									 LINK_REQUEST_BYTES_MAX);
 }
 
 /* --- connecting --- */

@@ -19,6 +19,9 @@ extern const struct client_transport client_verbs;
  * cache/slab.h, 1 to VERBS_REGIONS_MAX. Returns 0, -EINVAL or -EEXIST. Thread-safe. */
 int verbs_region_add(uint32_t region, void *base, size_t bytes);
 
+/* Memory that is locked with regions of so many bytes and all connections that there may be to one agent. */
+uint64_t verbs_locked_bytes(uint64_t region_bytes);
+
 /* Forgets all regions and lets go of all devices; no connection may be left. */
 void verbs_release(void);
 

@@ -138,11 +138,17 @@ static int make_qp(struct link *l, const struct link_config *cfg)
 	return err;
 }
 
+size_t link_memory_bytes(size_t receive_bytes_max, size_t send_bytes_max)
+{
+	return LINK_RECEIVES * (LINK_PREFIX_BYTES + receive_bytes_max) +
+	       LINK_SENDS * (LINK_PREFIX_BYTES + send_bytes_max);
+}
+
 static int make_buffers(struct link *l, const struct link_config *cfg)
 {
 	l->receive_size = LINK_PREFIX_BYTES + cfg->receive_bytes_max;
 	l->send_size = LINK_PREFIX_BYTES + cfg->send_bytes_max;
-	size_t bytes = LINK_RECEIVES * l->receive_size + LINK_SENDS * l->send_size;
+	size_t bytes = link_memory_bytes(cfg->receive_bytes_max, cfg->send_bytes_max);
 	int err = posix_memalign((void **)&l->memory, PAGE_BYTES, bytes);
 
 	if (err) {

@@ -315,3 +315,22 @@ def test_ten_mounts_and_unmounts_in_a_row(cluster, mountpoint):
         assert mounts.unmount(mountpoint).returncode == 0
         ended(mountpoint)
     assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize("text, words", [
+    ("# fine\n127.0.0.1:8080\n", (":2:", "expected VOLUME_SERVER_HOST:PORT RDMA_ADDRESS[:PORT]")),
+    ("127.0.0.1:8080 10.0.0.1\n127.0.0.1:8080 10.0.0.2\n", (":2:", "line 1")),
+])
+def test_line_of_rdma_map_that_is_not_understood_is_named(cluster, mountpoint, tmp_path, text, words):
+    (tmp_path / "map").write_text(text)
+    refused(kelpfs(cluster.filer, mountpoint, "-o", f"rdma_map={tmp_path}/map"), f"{tmp_path}/map", *words)
+
+
+def test_rdma_map_that_is_missing_is_named(cluster, mountpoint):
+    refused(kelpfs(cluster.filer, mountpoint, "-o", "rdma_map=/no/such/map"), "/no/such/map", "No such file")
+
+
+def test_rdma_map_does_no_harm_where_there_is_no_rdma(cluster, content, mountpoint, tmp_path, mount_kelpfs):
+    (tmp_path / "map").write_text(f"127.0.0.1:{cluster.volume_ports[0]} 127.0.0.1:1\n")
+    mount = mount_kelpfs(cluster, options=[f"rdma_map={tmp_path}/map"])
+    assert (mount.path / "commandline/sub/file").read_bytes() == b"content"

@@ -357,9 +357,27 @@ static void asks_elsewhere_where_the_map_says_so(void **state)
 	w->agent = scripted_agent_start(&good, 0);
 	w->port = 1;
 	w->cfg.map = map_to_agent;
-	w->cfg.arg = w;
+	w->cfg.map_arg = w;
 	open_client(w);
 	assert_int_equal(read_range(w, 0, 10), 0);
+}
+
+static void whom_the_map_knows_no_directory_is_asked_about(void **state)
+{
+	struct client_config nobody = { .transport = &client_tcp, .port = 1 };
+	struct world *w = *state;
+
+	assert_int_equal(client_new(&nobody, &w->cfg.directory), 0);
+	breaker_init(&w->server.rdma);
+	w->agent = scripted_agent_start(&good, 0);
+	w->cfg.map = map_to_agent;
+	w->cfg.map_arg = w;
+	open_client(w);
+	assert_int_equal(read_range(w, 0, 10), 0);
+	client_free(w->client);
+	w->client = NULL;
+	client_free(w->cfg.directory);
+	breaker_destroy(&w->server.rdma);
 }
 
 /* --- an agent that fails --- */
@@ -615,6 +633,7 @@ int main(void)
 		TEST(says_clearly_that_an_agent_is_exhausted),
 		TEST(a_required_agent_that_is_missing_is_a_failure),
 		TEST(asks_elsewhere_where_the_map_says_so),
+		TEST(whom_the_map_knows_no_directory_is_asked_about),
 		TEST(a_restarted_agent_is_used_at_once),
 		TEST(an_agent_that_died_is_missed_at_once),
 		TEST(an_agent_that_hangs_is_given_up_in_time),
