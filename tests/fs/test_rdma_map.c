@@ -146,7 +146,7 @@ static void bytes_of_any_kind_do_no_harm(void **state)
 static void there_is_a_limit_to_how_many(void **state)
 {
 	enum { LINES = RDMA_MAP_LINES_MAX + 1 };
-	char *text = malloc(LINES * 24);
+	char *text = malloc((size_t)LINES * 24);
 	size_t n = 0, up_to_limit = 0;
 	struct rdma_map *m;
 
