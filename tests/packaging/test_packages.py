@@ -101,7 +101,8 @@ def test_units_are_understood_by_systemd(installed, unit):
 
 
 def test_configuration_explains_every_option(installed):
-    for program, file in (("kelpd", "etc/kelpfs/kelpd.conf"), ("kelpfs", "usr/share/doc/kelpfs/examples/example.mount")):
+    for program, file in (("kelpd", "etc/kelpfs/kelpd.conf"),
+                          ("kelpfs", "usr/share/doc/kelpfs/examples/example.mount")):
         text = (installed.path / file).read_text()
         options = installed.run(program, "--help").split("\noptions:\n")[1].split("\n\n")[0]
         missing = [line for line in options.splitlines() if f"#{line}" not in text.splitlines()]
