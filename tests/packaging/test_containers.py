@@ -118,7 +118,8 @@ def test_agent_served_what_was_read(compose, mount_dir):
 
 def test_variables_of_the_predecessor_reach_the_programs(podman, images):
     shown = podman.run("run", "--rm", "--network=host", *containers.LIMITS,
-                       "-e", "VOLUME_SERVER_URL=http://127.0.0.1:1/", "-e", "MAX_CONNECTIONS=7", "-e", "MAX_IDLE_TIME=5m", "--entrypoint=sh", "localhost/kelpd", "-c",
+                       "-e", "VOLUME_SERVER_URL=http://127.0.0.1:1/", "-e", "MAX_CONNECTIONS=7", "-e", "MAX_IDLE_TIME=5m",
+                       "--entrypoint=sh", "localhost/kelpd", "-c",
                        "printf '#!/bin/sh\\necho \"$@\"\\n' > /usr/local/bin/kelpd; chmod 755 /usr/local/bin/kelpd;"
                        "kelp-entrypoint kelpd")
     assert {"--volume-server=127.0.0.1:1", "--max-connections=7", "--idle-timeout=300"} <= set(shown.split())
