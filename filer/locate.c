@@ -247,6 +247,17 @@ static struct server *server_intern(struct locator *l, const struct endpoint *ad
 	return &node->server;
 }
 
+int locate_server(struct locator *l, const struct endpoint *addr, struct location_set **ret)
+{
+	struct server *server = server_intern(l, addr);
+	struct location_set *set = server ? set_new(&server, 1) : NULL;
+
+	if (!set)
+		return -ENOMEM;
+	*ret = set;
+	return 0;
+}
+
 void locator_each_server(struct locator *l, void (*cb)(void *arg, struct server *s), void *arg)
 {
 	LOCK_SCOPE(&l->lock);

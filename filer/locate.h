@@ -61,6 +61,10 @@ int locate_volume(struct locator *l, uint32_t volume_id, bool refresh, struct de
 		  struct location_set **ret);
 void location_set_put(struct location_set *s);
 
+/* A set of that one server, whatever the masters say. Returns 0 or -ENOMEM (also where there are
+ * LOCATE_SERVERS_MAX others). */
+int locate_server(struct locator *l, const struct endpoint *addr, struct location_set **ret);
+
 /* A volume read token for one fid from the master (`/dir/lookup?fileId=&read=yes`). */
 int locate_read_token(struct locator *l, const struct fid *fid, struct deadline d, char *buf,
 		      size_t buf_bytes);

@@ -140,6 +140,8 @@ static int begin_range(struct job *j, const struct http_head *head)
 {
 	if (head->gzip)
 		return -EPROTO; /* parts of a gzip stream are of no use */
+	if (head->status == HTTP_PARTIAL && head->range_total > 0)
+		j->range->plain_bytes = (uint64_t)head->range_total;
 	if (head->content_length == 0) /* some servers answer a range at the end like that */
 		return head->status == HTTP_PARTIAL ? -ENODATA : -EPROTO;
 	if (head->status == HTTP_OK) {

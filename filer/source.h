@@ -36,6 +36,10 @@ struct needle_range {
 	/* Out: bytes delivered, in order, from offset on; also set on failure, so that the next
 	 * source can go on from there. */
 	size_t got;
+	/* Out: what the server said of the needle on the way; false and 0 where it said nothing. Sources
+	 * only ever add to it. */
+	bool gzip; /* it is stored compressed */
+	uint64_t plain_bytes; /* its whole length, not compressed */
 };
 
 /* A whole needle, of a length that only its server knows. */

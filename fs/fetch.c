@@ -57,7 +57,8 @@ struct decoding {
 	uint64_t want_bytes;
 	uint64_t plain_limit;
 	struct decoder *decoder; /* of the present attempt */
-	bool manifest; /* all of it is wanted, in a window made to measure */
+	bool all; /* is wanted, in a window made to measure */
+	uint64_t all_max_bytes; /* ... of at most so many */
 	struct decode_window whole;
 	uint64_t got_bytes;
 };
@@ -67,6 +68,7 @@ struct outcome {
 	bool absent; /* some place says that it has no such needle */
 	bool denied;
 	bool broken; /* wrong bytes, or too few */
+	bool ended; /* ... the needle ends before the range */
 	bool failed; /* something that may recover */
 	bool timed_out; /* ... by now only for want of time */
 	bool skipped; /* servers at rest were left out */
@@ -88,6 +90,8 @@ struct job {
 	size_t missing_bytes;
 	struct read_buf head; /* range.bufs[0] as it was before bytes came */
 	uint64_t moved_bytes; /* by the present attempt */
+
+	struct fetch_needle *needle; /* NULL: a chunk of an entry */
 };
 
 int fetcher_new(const struct fetch_config *cfg, struct fetcher **ret)
@@ -187,10 +191,10 @@ static int decode_err(int err)
 	return err == -EPROTO ? -EBADMSG : err;
 }
 
-/* Memory for a manifest: not more than its stored bytes can become. Untouched pages cost nothing. */
+/* Memory for all of it: not more than its stored bytes can become. Untouched pages cost nothing. */
 static int make_whole_window(struct decoding *dec, bool gzip, int64_t stored_len)
 {
-	uint64_t bytes = dec->plain_limit;
+	uint64_t bytes = dec->all_max_bytes;
 
 	if (stored_len >= 0 && !gzip)
 		bytes = min_u64(bytes, (uint64_t)stored_len);
@@ -220,13 +224,16 @@ static int decode_begin(void *arg, bool gzip, int64_t stored_len)
 
 	if (c->cipher_key && gzip)
 		return -EPROTO; /* nobody compresses what is encrypted */
-	if (dec->manifest) {
+	if (j->needle)
+		j->needle->gzip |= gzip;
+	if (dec->all) {
 		int err = make_whole_window(dec, spec.gzip, stored_len);
 		if (err)
 			return err;
 		spec.windows = &dec->whole;
 		spec.n_windows = 1;
-		spec.plain_limit = dec->whole.len;
+		if (!j->needle)
+			spec.plain_limit = dec->whole.len;
 	}
 	decoder_free(dec->decoder);
 	dec->decoder = NULL;
@@ -339,6 +346,9 @@ static void note_outcome(struct outcome *o, int err)
 		o->denied = true;
 		return;
 	case ENODATA:
+		o->ended = true;
+		o->broken = true;
+		return;
 	case EBADMSG:
 	case EUCLEAN:
 	case EPROTO:
@@ -403,6 +413,20 @@ static void note_counters(struct job *j, const struct source *s, struct server *
 	count(&server->bytes, j->moved_bytes);
 }
 
+/* What this attempt told of a needle that no entry describes. */
+static void note_needle(struct job *j, const struct source *s, int err)
+{
+	struct fetch_needle *n = j->needle;
+
+	if (!n)
+		return;
+	n->gzip |= j->range.gzip;
+	if (j->range.plain_bytes)
+		n->plain_bytes = j->range.plain_bytes;
+	if (!err)
+		n->source = s->ops->name;
+}
+
 static int attempt(struct job *j, const struct source *s, struct server *server, struct deadline d)
 {
 	struct breaker *b = server && s->ops->breaker ? s->ops->breaker(server) : NULL;
@@ -419,6 +443,7 @@ static int attempt(struct job *j, const struct source *s, struct server *server,
 	else if (b && err != -EOPNOTSUPP && err != -ENOMEM)
 		breaker_success(b);
 	note_counters(j, s, server, err, fault, elapsed_ns);
+	note_needle(j, s, err);
 	if (err)
 		note_outcome(&j->outcome, err);
 	note_copy(j, server, err);
@@ -456,12 +481,23 @@ static int try_server(struct job *j, const struct source *s, struct server *serv
 	return attempt(j, s, server, d);
 }
 
+/* The replica that is tried first. */
+static size_t first_replica(const struct job *j)
+{
+	const struct location_set *set = j->set;
+
+	for (size_t i = 0; j->needle && j->needle->first && i < set->n; i++)
+		if (set->servers[i] == j->needle->first)
+			return i;
+	return atomic_fetch_add_explicit(&j->f->turn, 1, memory_order_relaxed);
+}
+
 /* Every replica, from another one each time; those at rest come last, and only when the caller has
  * found nothing else (desperate). more: other sources come after this one. */
 static int try_replicas(struct job *j, const struct source *s, bool desperate, bool more)
 {
 	const struct location_set *set = j->set;
-	size_t start = atomic_fetch_add_explicit(&j->f->turn, 1, memory_order_relaxed);
+	size_t start = first_replica(j);
 	uint64_t resting = 0; /* bit i: the i-th from start */
 	int err = -EOPNOTSUPP;
 
@@ -527,6 +563,10 @@ static bool locate(struct job *j, bool refresh)
 	struct location_set *old = j->set;
 	struct location_set *fresh = NULL;
 
+	if (j->needle && j->needle->places) {
+		j->set = j->needle->places;
+		return false;
+	}
 	if (!j->f->locator) {
 		j->located = -ENXIO;
 		return false;
@@ -592,7 +632,8 @@ static int run(struct job *j)
 			break;
 		pause_ms = (int64_t)min_u64((uint64_t)pause_ms * 2, PAUSE_MAX_MS);
 	}
-	location_set_put(j->set);
+	if (!j->needle || j->set != j->needle->places)
+		location_set_put(j->set);
 	if (err && err != -ENOMEM)
 		err = result(j);
 	if (err)
@@ -659,27 +700,72 @@ int fetch_chunk(struct fetcher *f, const struct chunk *c, uint64_t offset, struc
 	return fetch_plain(&j, offset, bufs, n_bufs);
 }
 
+/* All of it, as much as dec->all_max_bytes. */
+static int fetch_all(struct job *j, struct decoding *dec, uint8_t **ret, size_t *ret_len)
+{
+	j->decoding = dec;
+	int err = run(j);
+	if (err) {
+		free(dec->whole.ptr);
+		return err;
+	}
+	size_t len = dec->got_bytes;
+	uint8_t *fitted = realloc(dec->whole.ptr, len ? len : 1);
+	if (fitted)
+		dec->whole.ptr = fitted;
+	*ret = dec->whole.ptr;
+	*ret_len = len;
+	return 0;
+}
+
 int fetch_manifest(void *fetcher, const struct chunk *manifest, size_t max_bytes, struct deadline d,
 		   uint8_t **ret, size_t *ret_len)
 {
-	struct decoding dec = { .manifest = true, .plain_limit = max_bytes };
-	struct job j = {
-		.f = fetcher,
-		.chunk = manifest,
-		.deadline = d,
-		.decoding = &dec,
-	};
+	struct decoding dec = { .all = true, .all_max_bytes = max_bytes, .plain_limit = max_bytes };
+	struct job j = { .f = fetcher, .chunk = manifest, .deadline = d };
 
-	int err = run(&j);
-	if (err) {
-		free(dec.whole.ptr);
+	return fetch_all(&j, &dec, ret, ret_len);
+}
+
+/* --- needles by themselves --- */
+
+int fetch_needle_range(struct fetcher *f, struct fetch_needle *n, uint64_t offset,
+		       struct read_buf *bufs, size_t n_bufs, struct deadline d)
+{
+	const struct chunk c = { .fid = n->fid };
+	struct job j = { .f = f, .chunk = &c, .deadline = d, .needle = n };
+
+	n->ended = false;
+	if (!range_bytes(offset, bufs, n_bufs, &j.missing_bytes))
+		return -EIO;
+	if (j.missing_bytes == 0)
+		return 0;
+	int err = fetch_plain(&j, offset, bufs, n_bufs);
+	n->ended = err == -EIO && j.outcome.ended && !j.outcome.failed;
+	return err;
+}
+
+int fetch_needle_whole(struct fetcher *f, struct fetch_needle *n, size_t max_bytes,
+		       struct deadline d, uint8_t **ret, size_t *ret_len)
+{
+	const struct chunk c = { .fid = n->fid };
+	/* One byte more tells that there are too many. */
+	struct decoding dec = { .all = true,
+				.all_max_bytes = (uint64_t)max_bytes + 1,
+				.plain_limit = DECODE_PLAIN_MAX_BYTES };
+	struct job j = { .f = f, .chunk = &c, .deadline = d, .needle = n };
+	uint8_t *data;
+	size_t len;
+
+	n->ended = false;
+	int err = fetch_all(&j, &dec, &data, &len);
+	if (err)
 		return err;
+	if (len > max_bytes) {
+		free(data);
+		return -EFBIG;
 	}
-	size_t len = dec.got_bytes;
-	uint8_t *fitted = realloc(dec.whole.ptr, len ? len : 1);
-	if (fitted)
-		dec.whole.ptr = fitted;
-	*ret = dec.whole.ptr;
+	*ret = data;
 	*ret_len = len;
 	return 0;
 }

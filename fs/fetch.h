@@ -14,8 +14,10 @@
 #include "filer/source.h"
 #include "fs/latency.h"
 
+struct location_set;
 struct locator;
 struct fetcher;
+struct server;
 
 #define FETCH_SOURCES_MAX 8
 
@@ -51,6 +53,29 @@ static inline bool chunk_is_encoded(const struct chunk *c)
  * looks the entry up again), -EIO, -ETIMEDOUT, -EACCES, -ENOMEM. Never takes longer than d. */
 int fetch_chunk(struct fetcher *f, const struct chunk *c, uint64_t offset, struct read_buf *bufs,
 		size_t n_bufs, struct deadline d);
+
+/* A needle that no entry describes: how long it is and whether it is stored compressed is not known. It
+ * is not encrypted, as far as anybody can tell. */
+struct fetch_needle {
+	struct fid fid;
+	struct location_set
+		*places; /* the servers that are asked; borrowed. NULL: as the masters say */
+	const struct server *first; /* asked before the others; NULL: any */
+
+	/* Out, as far as the fetches so far told; initially zero. */
+	const char *source; /* the source that gave the last bytes */
+	bool gzip; /* stored compressed */
+	uint64_t plain_bytes; /* of all of it, not compressed; 0: not known */
+	bool ended; /* the last fetch failed because the needle ends before the range does */
+};
+
+/* As fetch_chunk(). */
+int fetch_needle_range(struct fetcher *f, struct fetch_needle *n, uint64_t offset,
+		       struct read_buf *bufs, size_t n_bufs, struct deadline d);
+
+/* All plain bytes, malloced; they match the needle's checksum. -EFBIG: more than max_bytes. */
+int fetch_needle_whole(struct fetcher *f, struct fetch_needle *n, size_t max_bytes,
+		       struct deadline d, uint8_t **ret, size_t *ret_len);
 
 /* chunkmap_read_manifest over a fetcher (arg). */
 int fetch_manifest(void *fetcher, const struct chunk *manifest, size_t max_bytes, struct deadline d,

@@ -747,8 +747,12 @@ static int source_read_range(void *self, struct server *server, struct needle_ra
 	if (bytes == 0)
 		return 0;
 	client_read(c, &server->addr, &e, 1, d);
-	if (e.gzip || (e.err == -ENODATA && is_compressed(c, &server->addr, &r->fid, d)))
+	if (e.gzip || (e.err == -ENODATA && is_compressed(c, &server->addr, &r->fid, d))) {
+		r->gzip = true;
 		return -EMEDIUMTYPE;
+	}
+	if (!e.err)
+		r->plain_bytes = e.needle_bytes;
 	r->got = e.got;
 	return source_error(c, &e);
 }
