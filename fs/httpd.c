@@ -25,6 +25,7 @@
 /* Request line and headers together; libmicrohttpd answers 414 or 431 beyond. */
 #define CONNECTION_BYTES_MAX (32 * KIB)
 #define ERROR_BYTES_MAX 1024
+#define STREAM_PIECE_BYTES (64 * KIB)
 
 /* One connection, between the kernel and libmicrohttpd. */
 struct link {
@@ -47,6 +48,7 @@ struct httpd {
 	pthread_mutex_t lock; /* protects all below; nothing is taken under it */
 	pthread_cond_t changed;
 	struct link *links;
+	bool draining; /* connections that wait for a request end */
 	bool stopping;
 };
 
@@ -129,6 +131,8 @@ static void note_answering(struct httpd *h, struct MHD_Connection *connection, b
 	LOCK_SCOPE(&h->lock);
 	l->answering = answering;
 	l->since_ms = now_ms();
+	if (h->draining)
+		pthread_cond_broadcast(&h->changed);
 }
 
 static void request_over(void *arg, struct MHD_Connection *connection, void **context,
@@ -149,7 +153,8 @@ static void *reap(void *arg)
 		int64_t now = now_ms();
 
 		DL_FOREACH (h->links, l) {
-			if (now - l->since_ms > (l->answering ? h->reply_ms : h->idle_ms))
+			if (now - l->since_ms > (l->answering ? h->reply_ms : h->idle_ms) ||
+			    (h->draining && !l->answering))
 				shutdown(l->fd, SHUT_RDWR);
 		}
 		if (h->links)
@@ -177,18 +182,58 @@ const char *httpd_header(const struct httpd_request *r, const char *name)
 	return MHD_lookup_connection_value(r->connection, MHD_HEADER_KIND, name);
 }
 
-void httpd_reply(struct httpd_request *r, const struct httpd_reply *reply)
+static ssize_t read_stream(void *arg, uint64_t pos, char *buf, size_t max)
+{
+	const struct httpd_stream *s = arg;
+	ssize_t n = s->read(s->arg, pos, (uint8_t *)buf, max);
+
+	return n > 0 ? n : MHD_CONTENT_READER_END_WITH_ERROR;
+}
+
+static void free_stream(void *arg)
+{
+	struct httpd_stream *s = arg;
+
+	s->release(s->arg);
+	free(s);
+}
+
+static struct MHD_Response *stream_response(const struct httpd_stream *stream)
+{
+	struct httpd_stream *s = malloc(sizeof(*s));
+	struct MHD_Response *response = NULL;
+
+	if (s) {
+		*s = *stream;
+		response = MHD_create_response_from_callback(s->bytes, STREAM_PIECE_BYTES,
+							     read_stream, s, free_stream);
+	}
+	if (!response) {
+		stream->release(stream->arg);
+		free(s);
+	}
+	return response;
+}
+
+static struct MHD_Response *memory_response(const struct httpd_reply *reply)
 {
 	/* The body is not changed, and freed only if it is the server's. */
 	void *body = (void *)(uintptr_t)reply->body;
 	struct MHD_Response *response = MHD_create_response_from_buffer(
 		reply->bytes, body, reply->owned ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_MUST_COPY);
 
-	if (!response) {
-		if (reply->owned)
-			free(body);
+	if (!response && reply->owned)
+		free(body);
+	return response;
+}
+
+void httpd_reply(struct httpd_request *r, const struct httpd_reply *reply)
+{
+	struct MHD_Response *response = reply->stream ? stream_response(reply->stream)
+						      : memory_response(reply);
+
+	if (!response)
 		return;
-	}
 	if (reply->type)
 		MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, reply->type);
 	for (size_t i = 0; i < reply->n_fields; i++)
@@ -391,6 +436,30 @@ int httpd_start(const struct httpd_config *cfg, struct httpd **ret, char *messag
 uint16_t httpd_port(const struct httpd *h)
 {
 	return h->port;
+}
+
+static bool is_answering(struct httpd *h)
+{
+	struct link *l;
+
+	DL_FOREACH (h->links, l) {
+		if (l->answering)
+			return true;
+	}
+	return false;
+}
+
+void httpd_drain(struct httpd *h, struct deadline d)
+{
+	int fd = MHD_quiesce_daemon(h->daemon);
+
+	if (fd >= 0)
+		close(fd);
+	LOCK_SCOPE(&h->lock);
+	h->draining = true;
+	pthread_cond_broadcast(&h->changed);
+	while (is_answering(h) && !deadline_passed(d))
+		cond_wait_until(&h->changed, &h->lock, d);
 }
 
 void httpd_stop(struct httpd *h)

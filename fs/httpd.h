@@ -29,7 +29,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
+#include "filer/base/base.h"
 #include "filer/endpoint.h"
 
 #define HTTPD_JSON "application/json"
@@ -76,6 +78,10 @@ int httpd_start(const struct httpd_config *cfg, struct httpd **ret, char *messag
 
 uint16_t httpd_port(const struct httpd *h);
 
+/* Takes no more connections, ends those that wait for a request, and returns when all answers under way have
+ * been taken or d has passed. To be called once, before httpd_stop(). */
+void httpd_drain(struct httpd *h, struct deadline d);
+
 /* Waits for answers under way. NULL is fine. */
 void httpd_stop(struct httpd *h);
 
@@ -89,12 +95,23 @@ struct httpd_field {
 	const char *name, *value;
 };
 
+/* A body that comes piece by piece. read fills buf with up to max bytes from pos on, which only grows, and
+ * returns how many, at least one, or -errno, which cuts the connection. With cfg.blocking it may block.
+ * release is called once, when nothing more is wanted, also where the reply fails. */
+struct httpd_stream {
+	uint64_t bytes; /* all together */
+	ssize_t (*read)(void *arg, uint64_t pos, uint8_t *buf, size_t max);
+	void (*release)(void *arg);
+	void *arg;
+};
+
 struct httpd_reply {
 	unsigned status;
 	const char *type; /* Content-Type */
 	const void *body;
 	size_t bytes;
 	bool owned; /* body came from malloc() and is the server's now; else it is copied */
+	const struct httpd_stream *stream; /* instead of body and bytes; copied. NULL: none */
 	const struct httpd_field *fields; /* further headers */
 	size_t n_fields;
 };
