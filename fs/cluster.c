@@ -187,7 +187,7 @@ static int open_agents(const struct options *o, struct cluster *c, char *message
 		.required = o->agent == AGENT_REQUIRE,
 	};
 
-	if (o->agent == AGENT_OFF || !c->n_masters)
+	if (o->agent == AGENT_OFF || (!c->n_masters && !o->agents_always))
 		return 0;
 	int err = client_new(&cfg, &c->agents);
 	if (err || o->rdma == AGENT_OFF)

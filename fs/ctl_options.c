@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "filer/base/base.h"
+#include "fs/httpd.h"
 #include "fs/opttable.h"
 #include "fs/optvalue.h"
 #include "rdma/client.h"
@@ -16,7 +17,8 @@
 
 #define BIT(command) (1u << (command))
 #define NEEDLES (BIT(CTL_READ) | BIT(CTL_BENCH))
-#define CLUSTER (NEEDLES | BIT(CTL_LOCATE))
+#define SERVE BIT(CTL_SERVE)
+#define CLUSTER (NEEDLES | SERVE | BIT(CTL_LOCATE))
 
 struct command {
 	const char *name;
@@ -34,6 +36,7 @@ static const struct command commands[CTL_COMMANDS] = {
 	[CTL_READ] = { "read", "FID", 1, 1, "one needle's bytes to standard output" },
 	[CTL_BENCH] = { "bench", "FID...|FILER/PATH", 1, CTL_FIDS_MAX,
 			"bandwidth and latency of random reads, by size and depth" },
+	[CTL_SERVE] = { "serve", "", 0, 0, "an HTTP server that reads needles for others" },
 };
 
 static const char *const via_names[] = { "rdma", "tcp", "http", "proxy" };
@@ -174,6 +177,11 @@ static int store_agent(const char *text, void *target)
 				   : endpoint_parse(text, strlen(text), WIRE_PORT, &o->agent);
 }
 
+static int store_listen(const char *text, void *target)
+{
+	return httpd_parse_address(text, &((struct ctl_options *)target)->listen);
+}
+
 #define AT(field) offsetof(struct ctl_options, field)
 
 /* clang-format off */
@@ -185,15 +193,15 @@ static const struct opt rows[] = {
 	{ "json", NULL, 0, OPT_FLAG, AT(json), 0, 0, NULL,
 	  "print JSON", NULL, BIT(CTL_PING) | BIT(CTL_CAPS) | BIT(CTL_DEVICES) | BIT(CTL_LOCATE) },
 	{ "filer", "FILER", 0, OPT_OTHER, 0, 0, 0, NULL,
-	  "a filer, which knows the masters and stands in for volume servers", store_filer, NEEDLES },
+	  "a filer, which knows the masters and stands in for volume servers", store_filer, NEEDLES | SERVE },
 	{ "master", "HOST[:PORT]", 0, OPT_OTHER, 0, 0, 0, NULL,
 	  "a master, which knows the volume servers; may be given several times", store_master, CLUSTER },
 	{ "server", "HOST[:PORT]", 0, OPT_OTHER, 0, 0, 0, NULL,
-	  "the volume server, without asking a master", store_server, NEEDLES },
+	  "the volume server, without asking a master", store_server, NEEDLES | SERVE },
 	{ "agent", "HOST[:PORT]", 0, OPT_OTHER, 0, 0, 0, NULL,
 	  "the agent (else on a volume server's host, port 18515); alone, only it is asked", store_agent, NEEDLES },
 	{ "via", "WAY[,WAY...]", 0, OPT_OTHER, 0, 0, 0, NULL,
-	  "rdma, tcp (agent), http (volume server), proxy (filer): all there are, in that order, if not given", store_via, BIT(CTL_READ) },
+	  "rdma, tcp (agent), http (volume server), proxy (filer): all there are, in that order, if not given", store_via, BIT(CTL_READ) | SERVE },
 	{ "via", "WAY[,WAY...]", 0, OPT_OTHER, 0, 0, 0, NULL,
 	  "what to measure: rdma, tcp (agent; if not given), http (volume server), proxy (filer)", store_via, BIT(CTL_BENCH) },
 	{ "via", "rdma|tcp", 0, OPT_OTHER, 0, 0, 0, NULL,
@@ -220,6 +228,28 @@ static const struct opt rows[] = {
 	  "most connections to one agent", NULL, BIT(CTL_BENCH) },
 	{ "json", "FILE", 0, OPT_STRING, AT(json_file), 0, 0, NULL,
 	  "the results as JSON there, too; - is standard output, without the table", NULL, BIT(CTL_BENCH) },
+	{ "listen", "[ADDR:]PORT", 0, OPT_OTHER, 0, 0, 0, "127.0.0.1:8081",
+	  "where to listen; *:PORT is every address of this machine", store_listen, SERVE },
+	{ "any-server", NULL, 0, OPT_FLAG, AT(any_server), 0, 0, NULL,
+	  "take every volume_server that a request names, not only those of the volume", NULL, SERVE },
+	{ "agent-port", "PORT", 0, OPT_UINT, AT(cluster.agent_port), 1, 65535, "18515",
+	  "port of the agents beside volume servers", NULL, SERVE },
+	{ "reads", "N", 0, OPT_UINT, AT(reads_max), 1, CTL_READS_MAX, "64",
+	  "most reads at once; further ones are answered with 429", NULL, SERVE },
+	{ "memory", "SIZE", 0, OPT_BYTES, AT(memory_bytes), 16.0 * MIB, 1024.0 * GIB, "256M",
+	  "most memory for the bytes of all reads", NULL, SERVE },
+	{ "decode", "SIZE", 0, OPT_BYTES, AT(decode_bytes), 1.0 * MIB, (double)CTL_NEEDLE_BYTES_MAX, "64M",
+	  "largest needle that is stored compressed and is wanted whole", NULL, SERVE },
+	{ "client-timeout", "SECONDS", 0, OPT_MILLISECONDS, AT(client_ms), 100, 3600000, "30",
+	  "longest that a client may take to send a request, and to take an answer", NULL, SERVE },
+	{ "temp-dir", "DIR", 0, OPT_PATH, AT(temp_dir), 0, 0, NULL,
+	  "offer bytes as files in this private folder, too (X-Temp-File)", NULL, SERVE },
+	{ "temp-age", "SECONDS", 0, OPT_MILLISECONDS, AT(temp_age_ms), 100, 3600000, "30",
+	  "remove such files after so long", NULL, SERVE },
+	{ "no-token", NULL, 0, OPT_FLAG, AT(no_token), 0, 0, NULL,
+	  "take reads without a token though --security has a read key", NULL, SERVE },
+	{ "claim-rdma", NULL, 0, OPT_FLAG, AT(claim_rdma), 0, 0, NULL,
+	  "say X-RDMA-Used: true for every read: weed mount up to 4.44 throws others away", NULL, SERVE },
 	{ "security", "FILE", 0, OPT_STRING, AT(cluster.security_toml), 0, 0, NULL,
 	  "SeaweedFS's security.toml: read keys and client certificate" },
 	{ "tls-ca", "FILE", 0, OPT_STRING, AT(cluster.tls_ca), 0, 0, NULL,
@@ -297,7 +327,7 @@ static unsigned ways_there_are(const struct ctl_options *o)
 	const struct options *c = &o->cluster;
 	unsigned ways = 0;
 
-	if (o->has_server || c->n_masters || c->n_filers)
+	if (o->has_server || o->any_server || c->n_masters || c->n_filers)
 		ways |= VIA_AGENT | VIA_HTTP;
 	if (o->has_agent)
 		ways |= VIA_AGENT;
@@ -331,7 +361,9 @@ static int check_together(struct ctl_options *o, char *message, size_t bytes)
 
 	if ((c->tls_cert == NULL) != (c->tls_key == NULL))
 		return opt_fail(message, bytes, "--tls-cert and --tls-key must be given together");
-	return BIT(o->command) & NEEDLES ? check_ways(o, message, bytes) : 0;
+	if (o->command == CTL_SERVE && o->memory_bytes < o->decode_bytes)
+		return opt_fail(message, bytes, "--memory must not be less than --decode");
+	return BIT(o->command) & (NEEDLES | SERVE) ? check_ways(o, message, bytes) : 0;
 }
 
 static int parse_command(const char *arg, struct ctl_options *o, char *message, size_t bytes)
@@ -426,6 +458,7 @@ void ctl_options_free(struct ctl_options *o)
 	free(o->fids);
 	free(o->output);
 	free(o->json_file);
+	free(o->temp_dir);
 }
 
 /* --- help --- */
@@ -435,8 +468,9 @@ void ctl_options_print_help(FILE *out, enum ctl_command command)
 	if (command) {
 		const struct command *c = &commands[command];
 
-		fprintf(out, "usage: kelpctl %s%s%s [OPTION...]\n\nPrints %s.\n\noptions:\n",
-			c->name, *c->arguments ? " " : "", c->arguments, c->help);
+		fprintf(out, "usage: kelpctl %s%s%s [OPTION...]\n\n%s %s.\n\noptions:\n", c->name,
+			*c->arguments ? " " : "", c->arguments,
+			command == CTL_SERVE ? "Runs" : "Prints", c->help);
 		opt_print_help(out, &table, BIT(command), false);
 		return;
 	}

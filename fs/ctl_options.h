@@ -20,6 +20,7 @@ enum ctl_command {
 	CTL_LOCATE,
 	CTL_READ,
 	CTL_BENCH,
+	CTL_SERVE,
 	CTL_COMMANDS, /* how many there are */
 };
 
@@ -43,6 +44,7 @@ enum ctl_via {
 #define CTL_LIST_MAX 16 /* sizes, depths */
 #define CTL_DEPTH_MAX 256
 #define CTL_FIDS_MAX 1024
+#define CTL_READS_MAX 4096 /* of serve, at once */
 #define CTL_NEEDLE_BYTES_MAX ((uint64_t)256 << 20)
 
 /* Strings and fids are owned; free with ctl_options_free(). */
@@ -80,6 +82,17 @@ struct ctl_options {
 	unsigned point_ms;
 	unsigned connections;
 	char *json_file;
+
+	struct endpoint listen; /* host "": all addresses */
+	bool any_server;
+	bool no_token;
+	bool claim_rdma;
+	unsigned reads_max;
+	uint64_t memory_bytes;
+	uint64_t decode_bytes;
+	unsigned client_ms;
+	char *temp_dir; /* NULL: no files are handed over */
+	unsigned temp_age_ms;
 };
 
 /* As options_parse() in fs/options.h. */

@@ -16,6 +16,7 @@ static int (*const commands[CTL_COMMANDS])(const struct ctl_options *o, char *me
 					   size_t bytes) = {
 	[CTL_PING] = ctl_ping,     [CTL_CAPS] = ctl_caps, [CTL_DEVICES] = ctl_devices,
 	[CTL_LOCATE] = ctl_locate, [CTL_READ] = ctl_read, [CTL_BENCH] = ctl_bench,
+	[CTL_SERVE] = ctl_serve,
 };
 
 static int ignore_port(void *arg, const struct device_port *p)

@@ -126,6 +126,7 @@ struct options {
 	char *rdma_device;
 	unsigned rdma_tos; /* RDMA_TOS_SYSTEM: the system's */
 	unsigned agent_port;
+	bool agents_always; /* volume servers are also named by others than masters */
 	enum log_target log;
 
 	uint64_t given; /* bit i: the i-th of the table was on the command line */
