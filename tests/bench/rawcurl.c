@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -112,15 +113,18 @@ static void *work(void *arg)
 
 static size_t read_list(struct chunk *chunks, uint64_t range_bytes)
 {
+	char line[300];
 	size_t n = 0;
 
-	while (n < CHUNKS_MAX) {
-		unsigned long long bytes;
+	while (n < CHUNKS_MAX && fgets(line, sizeof(line), stdin)) {
+		char *space = strchr(line, ' ');
 
-		if (scanf("%255s %llu", chunks[n].url, &bytes) != 2)
+		if (!space || space - line >= (ptrdiff_t)sizeof(chunks[n].url))
 			break;
-		chunks[n].bytes = bytes;
-		if (bytes >= range_bytes)
+		*space = '\0';
+		strcpy(chunks[n].url, line);
+		chunks[n].bytes = strtoull(space + 1, NULL, 10);
+		if (chunks[n].bytes >= range_bytes)
 			n++;
 	}
 	return n;
@@ -154,17 +158,21 @@ static int run(struct job *job, size_t threads, double seconds)
 int main(int argc, char **argv)
 {
 	struct job job = { 0 };
+	int status = 1;
 
 	if (argc != 4)
 		return 2;
 	size_t threads = strtoul(argv[2], NULL, 10);
-	job.range_bytes = strcmp(argv[1], "whole") == 0 ? 0 : strtoul(argv[1], NULL, 10);
-	job.chunks = calloc(CHUNKS_MAX, sizeof(*job.chunks));
-	if (!job.chunks || !threads || threads > THREADS_MAX)
+	if (!threads || threads > THREADS_MAX)
 		return 2;
+	job.range_bytes = strcmp(argv[1], "whole") == 0 ? 0 : strtoull(argv[1], NULL, 10);
+	job.chunks = calloc(CHUNKS_MAX, sizeof(*job.chunks));
+	if (!job.chunks)
+		return 1;
 	job.n_chunks = read_list(job.chunks, job.range_bytes);
 	curl_global_init(CURL_GLOBAL_ALL);
-	int status = job.n_chunks ? run(&job, threads, strtod(argv[3], NULL)) : 1;
+	if (job.n_chunks)
+		status = run(&job, threads, strtod(argv[3], NULL));
 	curl_global_cleanup();
 	free(job.chunks);
 	return status;
