@@ -122,7 +122,7 @@ static size_t read_list(struct chunk *chunks, uint64_t range_bytes)
 		if (!space || space - line >= (ptrdiff_t)sizeof(chunks[n].url))
 			break;
 		*space = '\0';
-		strcpy(chunks[n].url, line);
+		memcpy(chunks[n].url, line, (size_t)(space - line) + 1);
 		chunks[n].bytes = strtoull(space + 1, NULL, 10);
 		if (chunks[n].bytes >= range_bytes)
 			n++;
