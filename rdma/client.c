@@ -818,8 +818,10 @@ int client_new(const struct client_config *cfg, struct client **ret)
 	}
 	c->cfg = *cfg;
 	c->cfg.port = cfg->port ? cfg->port : WIRE_PORT;
-	c->cfg.connections_max = (unsigned)min_u64(
-		or_default(cfg->connections_max, CLIENT_CONNECTIONS_MAX), CLIENT_CONNECTIONS_LIMIT);
+	bool stream = cfg->transport->capabilities & WIRE_CAP_STREAM;
+	unsigned preset = stream ? CLIENT_STREAMS_MAX : CLIENT_CONNECTIONS_MAX;
+	c->cfg.connections_max = (unsigned)min_u64(or_default(cfg->connections_max, preset),
+						   CLIENT_CONNECTIONS_LIMIT);
 	c->cfg.idle_ms = or_default(cfg->idle_ms, CLIENT_IDLE_MS);
 	c->cfg.reap_ms = or_default(cfg->reap_ms, CLIENT_REAP_MS);
 	c->cfg.connect_ms = or_default(cfg->connect_ms, CLIENT_CONNECT_MS);

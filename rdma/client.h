@@ -22,6 +22,8 @@ struct token_source;
 
 #define CLIENT_AGENTS_MAX 4096
 #define CLIENT_CONNECTIONS_MAX 10 /* to one agent */
+/* Likewise over TCP, where connections cost little, and readers that share one wake each other up. */
+#define CLIENT_STREAMS_MAX 16
 #define CLIENT_CONNECTIONS_LIMIT 64 /* ... at most */
 #define CLIENT_IDLE_MS (5 * 60 * 1000)
 #define CLIENT_REAP_MS (60 * 1000)

@@ -55,8 +55,6 @@ static void finish(struct checker *k, struct check *c)
 	LL_DELETE2(k->checks, c, next_);
 	pthread_mutex_unlock(&k->lock);
 	free(c->buf_);
-	if (!err)
-		store_note_check(c->place, c->key, found);
 	while (c) {
 		struct check *next = c->followers_;
 

@@ -1,8 +1,8 @@
 /* Comparing needles with the checksum that is stored with them, before parts of them are served: a part
  * says nothing about the checksum of the whole, and the disk may have spoiled what it was given to keep.
  *
- * Each needle is read once; the outcome stays with its volume's generation (store_note_check()). Checks
- * of one needle that one thread is asked for at the same time are one.
+ * Checks of one needle that one thread is asked for at the same time are one. The outcome is the caller's to
+ * remember (store_note_facts()).
  *
  * A checker is shared by all threads; all of a check happens on the thread of its disk. */
 #ifndef KELP_CHECK_H
@@ -31,7 +31,6 @@ struct check {
 	struct disk *disk;
 	const struct needle_place *place; /* pinned */
 	const struct needle_info *info; /* of a parsed tail */
-	uint64_t key;
 	/* err: 0, -ENOBUFS and -ENOMEM (not now), or what the disk said. May be called before
 	 * check_start() returns. */
 	void (*done)(struct check *c, int err, enum needle_check found);

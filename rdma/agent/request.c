@@ -198,17 +198,24 @@ static void check_done(struct check *c, int err, enum needle_check found)
 	struct piece *p = (struct piece *)((char *)c - offsetof(struct piece, check));
 
 	p->error = err;
-	p->place.check = found;
+	p->place.facts.check = found;
+	if (!err)
+		store_note_facts(&p->place, p->extent.fid.key);
 	piece_advance(p);
+}
+
+static bool is_part(const struct piece *p)
+{
+	return p->extent.length < p->info.data_bytes;
 }
 
 /* A large part of a needle is only served once all of it has been compared with its checksum; for a
  * small one that would be out of all proportion. Who gets a whole needle does it himself. */
 static bool wants_check(const struct piece *p)
 {
-	return p->way != WAY_RECORD && p->extent.length < p->info.data_bytes &&
+	return p->way != WAY_RECORD && is_part(p) &&
 	       p->extent.length > p->request->host->agent->cfg.small_bytes_max &&
-	       p->info.data_bytes <= CHECK_NEEDLE_BYTES_MAX && p->place.check != NEEDLE_SOUND;
+	       p->info.data_bytes <= CHECK_NEEDLE_BYTES_MAX && p->place.facts.check != NEEDLE_SOUND;
 }
 
 static void start_check(struct piece *p)
@@ -219,7 +226,6 @@ static void start_check(struct piece *p)
 	p->check.disk = host->disk;
 	p->check.place = &p->place;
 	p->check.info = &p->info;
-	p->check.key = p->extent.fid.key;
 	p->check.done = check_done;
 	check_start(&host->agent->checker, &p->check);
 }
@@ -238,7 +244,7 @@ static enum needle_check check_record(const struct piece *p)
 
 static void answer_piece(struct piece *p)
 {
-	if (p->place.check == NEEDLE_CORRUPT) {
+	if (p->place.facts.check == NEEDLE_CORRUPT) {
 		finish(p, WIRE_CORRUPT);
 		return;
 	}
@@ -254,12 +260,17 @@ static void use_tail(struct piece *p, const uint8_t *tail, size_t len)
 		finish(p, status_of(err));
 		return;
 	}
+	bool known = p->place.facts.plain_tail;
+	p->place.facts.plain_tail = p->info.expires_at_ns == 0;
+	p->place.facts.gzip = p->info.gzip;
 	if (wants_check(p)) {
 		start_check(p);
 		return;
 	}
 	if (p->way == WAY_RECORD)
-		p->place.check = check_record(p);
+		p->place.facts.check = check_record(p);
+	else if (is_part(p) && !known && p->place.facts.plain_tail)
+		store_note_facts(&p->place, p->extent.fid.key);
 	answer_piece(p);
 }
 
@@ -317,12 +328,17 @@ static void use_record(struct piece *p)
 		finish(p, status_of(err));
 		return;
 	}
+	if (p->without_tail && is_part(p)) {
+		p->info.gzip = p->place.facts.gzip;
+		answer_piece(p);
+		return;
+	}
 	store_tail_place(&p->place, &p->info, &tail_offset, &tail_bytes);
 	if (p->way == WAY_RECORD) {
 		use_tail(p, p->memory + (tail_offset - p->place.record_offset), tail_bytes);
 		return;
 	}
-	if (tail_offset >= end - guess_bytes(p)) {
+	if (!p->without_tail && tail_offset >= end - guess_bytes(p)) {
 		use_tail(p, p->tail + (tail_offset - (end - guess_bytes(p))), tail_bytes);
 		return;
 	}
@@ -339,18 +355,31 @@ static void use_record(struct piece *p)
 		piece_advance(p);
 }
 
+/* A part needs nothing of the tail but what is remembered, unless the checksum is to be looked at. */
+static bool tail_is_known(const struct piece *p)
+{
+	const struct needle_facts *facts = &p->place.facts;
+
+	return p->way != WAY_RECORD && !(p->extent.flags & WIRE_EXTENT_WHOLE) &&
+	       facts->plain_tail &&
+	       (facts->check == NEEDLE_SOUND ||
+		p->extent.length <= p->request->host->agent->cfg.small_bytes_max);
+}
+
 static void begin_reads(struct piece *p)
 {
 	const struct needle_place *place = &p->place;
 	uint64_t end = place->record_offset + p->record_bytes;
 
 	p->state = PIECE_READING;
+	p->without_tail = tail_is_known(p);
 	if (p->way == WAY_RECORD) {
 		begin_read(p, 0, place->record_offset, p->memory, p->memory_bytes);
 		return;
 	}
 	begin_read(p, 0, place->record_offset, p->head, sizeof(p->head));
-	begin_read(p, 1, end - guess_bytes(p), p->tail, guess_bytes(p));
+	if (!p->without_tail)
+		begin_read(p, 1, end - guess_bytes(p), p->tail, guess_bytes(p));
 	if (p->way == WAY_RANGE)
 		begin_read(p, 2,
 			   place->record_offset +

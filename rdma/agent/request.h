@@ -56,6 +56,7 @@ struct piece {
 	enum piece_way way;
 	bool pinned;
 	bool lease; /* in memory of its own, to be pulled */
+	bool without_tail; /* what it says is remembered */
 	unsigned pending; /* disk reads */
 	int error; /* of a disk read */
 	struct wire_extent extent; /* its token is gone */

@@ -335,9 +335,9 @@ void store_unpin(struct needle_place *p)
 	p->volume = NULL;
 }
 
-void store_note_check(const struct needle_place *p, uint64_t key, enum needle_check found)
+void store_note_facts(const struct needle_place *p, uint64_t key)
 {
-	volume_note_check(p->volume, key, p->record_offset, found);
+	volume_note_facts(p->volume, key, p->record_offset, &p->facts);
 }
 
 void store_stats(struct store *s, struct store_stats *ret)

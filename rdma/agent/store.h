@@ -44,6 +44,13 @@ enum needle_check {
 	NEEDLE_CORRUPT,
 };
 
+/* What is remembered of a needle that was read in part, so that later parts need less. */
+struct needle_facts {
+	bool plain_tail; /* it does not expire, and gzip is known */
+	bool gzip;
+	enum needle_check check;
+};
+
 /* Where a needle's stored bytes lie. */
 struct needle_place {
 	struct volume *volume; /* pinned; store_unpin() */
@@ -51,7 +58,7 @@ struct needle_place {
 	uint64_t record_offset; /* of the record's header */
 	uint32_t record_size; /* the Size field of index and header */
 	uint8_t version; /* of the volume: 1, 2 or 3 */
-	enum needle_check check; /* as far as it is known */
+	struct needle_facts facts; /* as far as they are known */
 };
 
 /* Finds the newest live record of a needle. Catches up with the index's tail first (what the server has
@@ -61,9 +68,10 @@ struct needle_place {
 int store_find(struct store *s, const struct fid *fid, bool read_deleted, struct needle_place *ret);
 void store_unpin(struct needle_place *p);
 
-/* For later store_find()s, in this generation. So much memory is spent on that in each volume. */
-#define STORE_CHECKED_MAX ((size_t)1 << 20)
-void store_note_check(const struct needle_place *p, uint64_t key, enum needle_check found);
+/* Keeps p->facts for later store_find()s, as long as the needle is that of this record in this
+ * generation. So many are kept in each volume. */
+#define STORE_FACTS_MAX ((size_t)1 << 20)
+void store_note_facts(const struct needle_place *p, uint64_t key);
 
 /* What a record's header and tail said, once checked. */
 struct needle_info {

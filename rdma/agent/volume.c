@@ -26,6 +26,10 @@
 
 /* Of the index, read at once: whole entries of either width. */
 #define STEP_BYTES ((size_t)IDX_ENTRY_BYTES_4 * IDX_ENTRY_BYTES_5 * 64)
+/* What the entries of the index of facts have for a size. */
+#define FACT_CHECK 3u /* enum needle_check */
+#define FACT_GZIP 4u
+#define FACT_PLAIN_TAIL 8u
 /* So many entries are compared with their records. */
 #define SAMPLE_ENTRIES 64
 
@@ -56,7 +60,7 @@ struct volume {
 	bool retired; /* for good: nothing is found here any more */
 	unsigned entry_bytes; /* 0: not known before there are entries */
 	struct index index;
-	struct index checked; /* where these needles were; for the size: what was found */
+	struct index facts; /* where these needles were; in the place of the size: FACT_ */
 	uint64_t idx_bytes; /* of .idx, so many have been read: whole entries */
 	uint8_t last_entry[IDX_ENTRY_BYTES_5]; /* of these */
 	uint64_t dat_bytes; /* .dat was at least so long */
@@ -289,7 +293,7 @@ static int check_newest(const struct volume *v)
 
 static void publish_counts(struct volume *v)
 {
-	size_t bytes = index_bytes(&v->index) + index_bytes(&v->checked);
+	size_t bytes = index_bytes(&v->index) + index_bytes(&v->facts);
 
 	atomic_store_explicit(&v->n_needles, v->index.live, memory_order_relaxed);
 	atomic_store_explicit(&v->n_bytes, bytes, memory_order_relaxed);
@@ -299,7 +303,7 @@ static void retire(struct volume *v)
 {
 	v->retired = true;
 	index_free(&v->index);
-	index_free(&v->checked);
+	index_free(&v->facts);
 	publish_counts(v);
 }
 
@@ -313,9 +317,19 @@ static int refresh_dat_bytes(struct volume *v)
 	return 0;
 }
 
+/* A record that was taken back may make room for another of the same needle. */
+static void forget_facts(struct volume *v, uint64_t key)
+{
+	struct index_entry e;
+
+	if (v->facts.used > 0 && index_find(&v->facts, key, &e))
+		(void)index_put(&v->facts, key, e.offset, 0);
+}
+
 /* What lies outside of .dat was taken back by the server, whose next entry will say so. */
 static int apply(struct volume *v, const struct idx_entry *e)
 {
+	forget_facts(v, e->key);
 	if (e->deleted)
 		index_delete(&v->index, e->key);
 	else if (record_is_inside(v, e))
@@ -391,13 +405,17 @@ static int catch_up(struct volume *v)
 	return err;
 }
 
-static enum needle_check check_of(const struct volume *v, uint64_t key, uint64_t record_offset)
+static struct needle_facts facts_of(const struct volume *v, uint64_t key, uint64_t record_offset)
 {
 	struct index_entry e;
 
-	if (v->checked.used == 0 || !index_find(&v->checked, key, &e) || e.offset != record_offset)
-		return NEEDLE_UNCHECKED;
-	return (enum needle_check)e.size;
+	if (v->facts.used == 0 || !index_find(&v->facts, key, &e) || e.offset != record_offset)
+		return (struct needle_facts){ 0 };
+	return (struct needle_facts){
+		.plain_tail = e.size & FACT_PLAIN_TAIL,
+		.gzip = e.size & FACT_GZIP,
+		.check = (enum needle_check)(e.size & FACT_CHECK),
+	};
 }
 
 static int find(struct volume *v, uint64_t key, bool read_deleted, struct needle_place *ret)
@@ -415,7 +433,7 @@ static int find(struct volume *v, uint64_t key, bool read_deleted, struct needle
 		.record_offset = e.offset,
 		.record_size = e.size,
 		.version = v->super.version,
-		.check = check_of(v, key, e.offset),
+		.facts = facts_of(v, key, e.offset),
 	};
 	return 0;
 }
@@ -429,7 +447,7 @@ static void destroy(struct volume *v)
 	if (v->dat_fd >= 0)
 		close(v->dat_fd);
 	index_free(&v->index);
-	index_free(&v->checked);
+	index_free(&v->facts);
 	pthread_mutex_destroy(&v->lock);
 	free(v);
 }
@@ -504,7 +522,7 @@ int volume_load(const struct volume_names *names, struct volume **ret)
 	atomic_init(&v->refs, 1);
 	v->dat_fd = v->idx_fd = -1;
 	index_init(&v->index);
-	index_init(&v->checked);
+	index_init(&v->facts);
 	int err = -pthread_mutex_init(&v->lock, NULL);
 	if (err) {
 		free(v);
@@ -572,18 +590,22 @@ int volume_find(struct volume *v, uint64_t key, bool read_deleted, struct needle
 	return err;
 }
 
-void volume_note_check(struct volume *v, uint64_t key, uint64_t record_offset,
-		       enum needle_check found)
+void volume_note_facts(struct volume *v, uint64_t key, uint64_t record_offset,
+		       const struct needle_facts *facts)
 {
+	uint32_t bits = (facts->plain_tail ? FACT_PLAIN_TAIL : 0u) |
+			(facts->gzip ? FACT_GZIP : 0u) | (uint32_t)facts->check;
+	struct index_entry e;
 	LOCK_SCOPE(&v->lock);
 
-	if (v->retired)
+	/* It may have become another's since it was found. */
+	if (v->retired || !index_find(&v->index, key, &e) || e.offset != record_offset)
 		return;
 	/* Full: all of it is forgotten, rather than who was there first kept for ever. */
-	if (v->checked.used >= STORE_CHECKED_MAX)
-		index_free(&v->checked);
+	if (v->facts.used >= STORE_FACTS_MAX)
+		index_free(&v->facts);
 	/* Without memory it is not remembered. */
-	(void)index_put(&v->checked, key, record_offset, (uint32_t)found);
+	(void)index_put(&v->facts, key, record_offset, bits);
 	publish_counts(v);
 }
 

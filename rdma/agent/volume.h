@@ -38,9 +38,9 @@ void volume_retire(struct volume *v);
  * for a retired volume, or what the system said. */
 int volume_find(struct volume *v, uint64_t key, bool read_deleted, struct needle_place *ret);
 
-/* store_note_check() in this volume. */
-void volume_note_check(struct volume *v, uint64_t key, uint64_t record_offset,
-		       enum needle_check found);
+/* store_note_facts() in this volume. */
+void volume_note_facts(struct volume *v, uint64_t key, uint64_t record_offset,
+		       const struct needle_facts *facts);
 
 void volume_count(const struct volume *v, size_t *ret_needles, size_t *ret_bytes);
 

@@ -40,6 +40,7 @@ enum {
 	LONG_TAIL, /* its record ends in more than is guessed */
 	EXPIRED,
 	COMPRESSED,
+	FLEETING, /* put by its test */
 };
 
 struct connection {
@@ -694,6 +695,67 @@ static void test_overwritten_record_is_an_error_and_not_its_bytes(void **state)
 	assert_int_not_equal(read_one(w, extent(SMALL, 0, 0)).status, WIRE_OK);
 }
 
+static off_t record_at(struct world *w, unsigned key)
+{
+	struct fid fid = extent(key, 0, 0).fid;
+	struct needle_place place;
+
+	assert_int_equal(store_find(w->store, &fid, false, &place), 0);
+	store_unpin(&place);
+	return (off_t)place.record_offset;
+}
+
+static void test_record_that_was_overwritten_between_two_parts_is_an_error(void **state)
+{
+	struct world *w = *state;
+
+	open_and_greet(w, &streaming);
+	expect_status(w, extent(LARGE, 5, 10), WIRE_OK);
+	int fd = open(w->dat, O_WRONLY);
+	assert_int_equal(pwrite(fd, "XXXX", 4, record_at(w, LARGE) + 4), 4);
+	close(fd);
+	expect_status(w, extent(LARGE, 5, 10), WIRE_IO);
+	expect_status(w, extent(LARGE, 5, 70000), WIRE_IO);
+}
+
+static void test_later_parts_are_described_as_the_first(void **state)
+{
+	struct world *w = *state;
+
+	open_and_greet(w, &streaming);
+	for (uint64_t i = 0; i < 3; i++)
+		assert_int_equal(read_one(w, extent(LONG_TAIL, i, 10)).flags,
+				 WIRE_RESULT_GZIP | WIRE_RESULT_CRC_RANGE);
+	for (uint64_t i = 0; i < 3; i++)
+		assert_int_equal(read_one(w, extent(LONG_TAIL, i, 70000)).flags, WIRE_RESULT_GZIP);
+	assert_int_equal(read_one(w, extent(LONG_TAIL, 0, 0)).flags,
+			 WIRE_RESULT_GZIP | WIRE_RESULT_CRC_WHOLE);
+	assert_int_equal(read_one(w, extent(LONG_TAIL, 0, LARGE_BYTES)).flags,
+			 WIRE_RESULT_GZIP | WIRE_RESULT_CRC_WHOLE);
+}
+
+static void test_needle_expires_between_two_parts(void **state)
+{
+	struct timespec now;
+	struct world *w = *state;
+	struct record_shape shape = { .data = w->large,
+				      .len = LARGE_BYTES,
+				      .flags = RECORD_LAST_MODIFIED | RECORD_TTL,
+				      .ttl_count = 1,
+				      .ttl_unit = 1 };
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	shape.append_at_ns = (uint64_t)(now.tv_sec - 57) * 1000000000 + (uint64_t)now.tv_nsec;
+	volume_files_put_shaped(w->volume, FLEETING, COOKIE, &shape);
+	open_and_greet(w, &streaming);
+	expect_status(w, extent(FLEETING, 0, 10), WIRE_OK);
+	expect_status(w, extent(FLEETING, 0, 70000), WIRE_OK);
+	sleep_ms(3100, deadline_in_ms(10000));
+	expect_status(w, extent(FLEETING, 0, 10), WIRE_NOT_FOUND);
+	expect_status(w, extent(FLEETING, 0, 70000), WIRE_NOT_FOUND);
+	expect_status(w, extent(FLEETING, 0, 0), WIRE_NOT_FOUND);
+}
+
 /* Flips the byte in the middle of a needle's data on disk. */
 static void spoil(struct world *w, unsigned key)
 {
@@ -1084,6 +1146,9 @@ int main(void)
 		TEST(test_extents_are_answered_in_order_in_one_message),
 		TEST(test_without_memory_small_answers_come_from_the_file),
 		TEST(test_overwritten_record_is_an_error_and_not_its_bytes),
+		TEST(test_record_that_was_overwritten_between_two_parts_is_an_error),
+		TEST(test_later_parts_are_described_as_the_first),
+		TEST(test_needle_expires_between_two_parts),
 		TEST(test_spoiled_needle_is_not_served_whole_or_in_part),
 		TEST(test_large_part_of_a_spoiled_needle_is_not_served),
 		TEST(test_large_part_of_a_spoiled_needle_is_not_leased),

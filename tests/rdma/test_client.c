@@ -497,7 +497,7 @@ static void many_threads_use_several_connections(void **state)
 
 	start(w, &good);
 	assert_all_read(w, READS_EACH);
-	assert_in_range(scripted_agent_connections(w->agent), 1, CLIENT_CONNECTIONS_MAX);
+	assert_in_range(scripted_agent_connections(w->agent), 1, CLIENT_STREAMS_MAX);
 }
 
 static void a_restart_costs_one_read_one_retry_however_many_connections(void **state)

@@ -374,7 +374,7 @@ static void many_threads_read_at_random(void **state)
 
 	start(w);
 	assert_all_read(w);
-	assert_in_range(atomic_load(&w->agent.counters.connections), 1, CLIENT_CONNECTIONS_MAX);
+	assert_in_range(atomic_load(&w->agent.counters.connections), 1, CLIENT_STREAMS_MAX);
 }
 
 static void many_threads_share_one_connection(void **state)

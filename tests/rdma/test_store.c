@@ -265,6 +265,39 @@ static void test_a_deleted_needle_is_found_by_those_who_ask_for_it(void **state)
 	volume_files_free(v);
 }
 
+static void test_facts_are_kept_until_the_needle_changes(void **state)
+{
+	struct world *w = *state;
+	struct volume_files *v = volume_3(w);
+	struct needle_place p;
+
+	open_store(w, false);
+	assert_int_equal(find_in(w, 3, 1, false, &p), 0);
+	assert_false(p.facts.plain_tail);
+	p.facts = (struct needle_facts){ true, true, NEEDLE_SOUND };
+	store_note_facts(&p, 1);
+	store_unpin(&p);
+	assert_int_equal(find_in(w, 3, 1, false, &p), 0);
+	assert_true(p.facts.plain_tail && p.facts.gzip && p.facts.check == NEEDLE_SOUND);
+	store_unpin(&p);
+	volume_files_delete(v, 1);
+	assert_int_equal(find_in(w, 3, 1, true, &p), 0);
+	assert_false(p.facts.plain_tail || p.facts.gzip || p.facts.check != NEEDLE_UNCHECKED);
+	/* What was found before that must not be kept for what comes after. */
+	struct needle_place before = p;
+	volume_files_put(v, 1, COOKIE, "back", 4);
+	assert_int_equal(find_in(w, 3, 1, false, &p), 0);
+	before.facts.check = NEEDLE_CORRUPT;
+	store_note_facts(&before, 1);
+	store_unpin(&before);
+	store_unpin(&p);
+	expect(w, 1, "back");
+	assert_int_equal(find_in(w, 3, 1, false, &p), 0);
+	assert_int_equal(p.facts.check, NEEDLE_UNCHECKED);
+	store_unpin(&p);
+	volume_files_free(v);
+}
+
 static void test_an_append_is_seen_at_once(void **state)
 {
 	struct world *w = *state;
@@ -619,6 +652,7 @@ int main(void)
 		TEST(test_an_index_that_fits_no_record_is_not_served),
 		TEST(test_the_newest_of_a_needles_records_counts),
 		TEST(test_a_deleted_needle_is_found_by_those_who_ask_for_it),
+		TEST(test_facts_are_kept_until_the_needle_changes),
 		TEST(test_an_append_is_seen_at_once),
 		TEST(test_what_lies_outside_of_the_records_is_ignored),
 		TEST(test_half_an_entry_waits_for_its_other_half),
