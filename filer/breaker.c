@@ -102,3 +102,9 @@ const char *breaker_state_name(enum breaker_state s)
 	}
 	return "unknown";
 }
+
+uint64_t breaker_openings(struct breaker *b)
+{
+	LOCK_SCOPE(&b->lock);
+	return b->opened;
+}

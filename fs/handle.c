@@ -60,6 +60,7 @@ int handle_open(struct mount *m, struct inode *inode, struct entry *entry, const
 	{
 		LOCK_SCOPE(&m->handles_lock);
 		DL_APPEND(m->handles, h);
+		m->n_handles++;
 	}
 	*ret = h;
 	return 0;
@@ -88,6 +89,7 @@ void handle_close(struct mount *m, struct handle *h)
 	{
 		LOCK_SCOPE(&m->handles_lock);
 		DL_DELETE(m->handles, h);
+		m->n_handles--;
 	}
 	handle_put(h);
 }

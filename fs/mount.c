@@ -10,17 +10,20 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cache/blockcache.h"
 #include "cache/slab.h"
 #include "filer/entry.h"
 #include "filer/watch.h"
+#include "fs/control.h"
 #include "fs/dir.h"
 #include "fs/fetch.h"
 #include "fs/handle.h"
 #include "fs/inode.h"
 #include "fs/log.h"
+#include "fs/mount_status.h"
 #include "fs/mountpoint.h"
 #include "fs/ops.h"
 #include "fs/options.h"
@@ -46,11 +49,13 @@ bool mount_hides(const struct mount *m, struct inode *parent, const char *name)
 	return strcmp(name, "topics") == 0 || strcmp(name, "etc") == 0;
 }
 
-static void tune_readahead(const struct options *o, const char *mountpoint)
+static void tune_readahead(struct mount *m, const char *mountpoint)
 {
+	const struct options *o = m->options;
 	unsigned want = o->readahead_kb == UINT_MAX ? READAHEAD_KB_DEFAULT : o->readahead_kb;
 	unsigned effective = 0;
 	int err = mountpoint_set_readahead(mountpoint, want, &effective);
+	atomic_store(&m->readahead_kb, effective);
 
 	if (err || effective != want)
 		log_info("the kernel's readahead stays at %u KiB (%u asked for; that needs root): "
@@ -172,6 +177,7 @@ static void log_watch(struct watch *watch)
 /* Takes down whatever open_mount() made. */
 static void close_mount(struct mount *m)
 {
+	mount_status_stop(m->status);
 	handle_close_all(m);
 	if (m->cluster.fetcher)
 		log_sources(m->cluster.fetcher);
@@ -210,6 +216,8 @@ static int open_mount(struct mount *m, char *message, size_t bytes)
 	if (!err)
 		err = dir_prefetcher_new(m->cluster.filer, m->watch, DIR_THREADS, o->list_page,
 					 o->timeout_ms, &m->dirs);
+	if (!err && o->status.port)
+		err = mount_status_start(m, &m->status, message, bytes);
 	if (err) {
 		close_mount(m);
 		return err;
@@ -270,7 +278,7 @@ static int fuse_arguments(const struct options *o, struct fuse_args *args)
 
 /* Once the kernel has opened the session. */
 struct ready {
-	const struct options *options;
+	struct mount *mount;
 	const char *mountpoint;
 	void (*then)(void *arg);
 	void *arg;
@@ -280,7 +288,7 @@ static void session_ready(void *arg)
 {
 	struct ready *r = arg;
 
-	tune_readahead(r->options, r->mountpoint);
+	tune_readahead(r->mount, r->mountpoint);
 	r->then(r->arg);
 }
 
@@ -302,12 +310,15 @@ static int run_loop(struct mount *m)
 static int serve(struct mount *m, const char *mountpoint, char *message, size_t bytes)
 {
 	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+	struct fuse_lowlevel_ops operations = kelpfs_operations;
 	int err = fuse_arguments(m->options, &args);
 
 	if (err)
 		goto free_args;
 	err = -EINVAL;
-	m->session = fuse_session_new(&args, &kelpfs_operations, sizeof(kelpfs_operations), m);
+	if (m->options->control)
+		control_add(&operations);
+	m->session = fuse_session_new(&args, &operations, sizeof(operations), m);
 	if (!m->session) {
 		snprintf(message, bytes, "the mount options were not accepted");
 		goto free_args;
@@ -349,17 +360,18 @@ int mount_run(const struct options *o, void (*on_ready)(void *arg), void *arg, c
 	      size_t bytes)
 {
 	char mountpoint[PATH_MAX];
-	struct ready ready = {
-		.options = o, .mountpoint = mountpoint, .then = on_ready, .arg = arg
-	};
 	struct mount m = {
 		.options = o,
+		.start_s = (int64_t)time(NULL),
 		.splice = o->splice == TRI_ON,
 		.on_ready = session_ready,
-		.on_ready_arg = &ready,
+	};
+	struct ready ready = {
+		.mount = &m, .mountpoint = mountpoint, .then = on_ready, .arg = arg
 	};
 	sigset_t old;
 
+	m.on_ready_arg = &ready;
 	message[0] = '\0';
 	int err = mountpoint_prepare(o->mountpoint, o->nonempty, mountpoint, message, bytes);
 	if (err)

@@ -3,6 +3,7 @@
 #define KELP_MOUNT_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -10,6 +11,7 @@
 #include "filer/base/base.h"
 #include "filer/filer.h"
 #include "fs/cluster.h"
+#include "fs/latency.h"
 
 struct blockcache;
 struct dir_prefetcher;
@@ -18,10 +20,17 @@ struct fuse_session;
 struct handle;
 struct inode;
 struct inode_table;
+struct mount_status;
 struct options;
 struct reader;
 struct slab;
 struct watch;
+
+/* What the kernel's reads came to. Added to by any thread, without order. */
+struct mount_counters {
+	atomic_uint_fast64_t reads, read_bytes, read_errors;
+	struct latency read_latency;
+};
 
 struct mount {
 	/* Immutable once the session runs. */
@@ -34,14 +43,21 @@ struct mount {
 	struct dir_prefetcher *dirs;
 	struct watch *watch; /* NULL: every open asks */
 	struct fuse_session *session;
+	struct mount_status *status; /* NULL: not wanted */
 	bool splice;
+	int64_t start_s; /* CLOCK_REALTIME */
+
+	struct mount_counters counters;
+	atomic_bool has_own_control; /* the namespace has an entry of the name of fs/control.h */
+	atomic_uint readahead_kb; /* the kernel's, in effect; 0: not known yet */
 
 	/* Called once, when the kernel has opened the session and the mount can be used. */
 	void (*on_ready)(void *arg);
 	void *on_ready_arg;
 
-	pthread_mutex_t handles_lock; /* protects the list; nothing is taken under it */
+	pthread_mutex_t handles_lock; /* protects the two below; nothing is taken under it */
 	struct handle *handles; /* utlist of all open ones */
+	size_t n_handles;
 
 	pthread_mutex_t statfs_lock; /* protects the two below; nothing is taken under it */
 	struct filer_capacity capacity;

@@ -465,16 +465,32 @@ static void reply_spliced(fuse_req_t req, struct mount *m, const struct read_res
 	fuse_reply_data(req, &slices.vec, FUSE_BUF_SPLICE_NONBLOCK);
 }
 
+/* Before the reply, so that who has read finds it counted. */
+static void note_read(struct mount *m, int err, size_t bytes, int64_t start_ns)
+{
+	struct mount_counters *c = &m->counters;
+
+	if (err) {
+		atomic_fetch_add_explicit(&c->read_errors, 1, memory_order_relaxed);
+		return;
+	}
+	atomic_fetch_add_explicit(&c->reads, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&c->read_bytes, bytes, memory_order_relaxed);
+	latency_add(&c->read_latency, now_ns() - start_ns);
+}
+
 static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
 		    struct fuse_file_info *fi)
 {
 	struct mount *m = mount_of(req);
 	struct handle *h = handle_of(fi);
+	int64_t start_ns = now_ns();
 	struct read_result r;
 
 	(void)ino;
 	confirm_open(m, h);
 	int err = handle_read(m, h, (uint64_t)offset, size, &r);
+	note_read(m, err, r.bytes, start_ns);
 	if (err) {
 		reply_failure(req, "read", h->inode, h->path, err);
 		return;

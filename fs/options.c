@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "filer/base/base.h"
+#include "fs/httpd.h"
 #include "fs/opttable.h"
 #include "fs/reader.h"
 
@@ -22,6 +23,20 @@ static int store_master(const char *text, void *target)
 	int err = endpoint_parse(text, strlen(text), MASTER_PORT, &o->masters[o->n_masters]);
 	o->n_masters += err == 0;
 	return err;
+}
+
+static int store_status(const char *text, void *target)
+{
+	return httpd_parse_address(text, &((struct options *)target)->status);
+}
+
+static void format_status(const void *target, char *buf, size_t bytes)
+{
+	const struct endpoint *e = &((const struct options *)target)->status;
+	bool v6 = strchr(e->host, ':') != NULL;
+
+	if (e->port)
+		snprintf(buf, bytes, "%s%s%s:%u", v6 ? "[" : "", e->host, v6 ? "]" : "", e->port);
 }
 
 static int store_id_map(const char *text, struct id_maps *maps)
@@ -170,6 +185,10 @@ static const struct opt rows[] = {
 	  "bypass the kernel's page cache" },
 	{ "nonempty", NULL, 0, OPT_FLAG, AT(nonempty), 0, 0, NULL,
 	  "mount over a directory that is not empty" },
+	{ "control", "off|on", 0, OPT_CHOICE, AT(control), 0, 0, "on",
+	  "the hidden directory .kelpfs with the files stats, metrics and config" },
+	{ "status", "[ADDR:]PORT", 0, OPT_OTHER, 0, 0, 0, NULL,
+	  "serve /health, /stats, /metrics and /config over HTTP there; on 127.0.0.1 if only a port is given", store_status, 0, format_status },
 	{ "log", "auto|stderr|syslog", 0, OPT_CHOICE, AT(log), 0, 0, "auto",
 	  "where messages go; auto: stderr in the foreground, else syslog" },
 };

@@ -113,6 +113,8 @@ struct options {
 	unsigned list_page;
 	bool system_entries;
 	bool nonempty;
+	enum tristate control; /* off or on: the hidden directory of fs/control.h */
+	struct endpoint status; /* port 0: none; host "": all addresses */
 
 	char *security_toml;
 	char *tls_ca;
