@@ -522,6 +522,15 @@ int block_wait(struct blockcache *c, struct block *pub, struct deadline d)
 	return b->state == BLOCK_READY ? 0 : b->err;
 }
 
+void block_pin(struct blockcache *c, struct block *pub)
+{
+	struct cached_block *b = of_pub(pub);
+
+	LOCK_SCOPE(&c->lock);
+	assert(b->pins > 0);
+	b->pins++;
+}
+
 void block_unpin(struct blockcache *c, struct block *pub)
 {
 	struct cached_block *b = of_pub(pub);

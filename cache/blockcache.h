@@ -76,6 +76,8 @@ void block_filled(struct blockcache *c, struct block *b, size_t valid, int err);
 /* Waits for the filler. 0: READY (check valid); else the filler's error or -ETIMEDOUT. */
 int block_wait(struct blockcache *c, struct block *b, struct deadline d);
 
+/* One pin more, by somebody who has one: also of a block that is still being filled. */
+void block_pin(struct blockcache *c, struct block *b);
 void block_unpin(struct blockcache *c, struct block *b);
 
 void blockcache_stats(struct blockcache *c, struct blockcache_stats *ret);
