@@ -54,49 +54,93 @@ static int explain(int err, const char *name, const struct wire_hello_reply *r, 
 	}
 }
 
-const struct client_transport *ctl_transport(unsigned via)
-{
-	return via == VIA_RDMA ? &client_verbs : &client_tcp;
-}
+/* What stays the same from one address to the next. */
+struct opening {
+	const char *token;
+	struct deadline deadline;
+	struct client_session **session;
+	struct wire_hello_reply *reply;
+	char *message;
+	size_t bytes;
+};
 
-static int open_one(const struct client_transport *transport, const struct addrinfo *ai,
-		    const char *token, struct deadline d, struct client_session **ret,
-		    struct wire_hello_reply *ret_reply)
+static int open_one(const struct opening *o, const struct client_transport *transport,
+		    const struct addrinfo *ai)
 {
 	struct client_session_config cfg = { .transport = transport,
-					     .token = token[0] ? token : NULL,
+					     .token = o->token[0] ? o->token : NULL,
 					     .stall_ms = CLIENT_STALL_MS,
-					     .answer_ms = deadline_left_ms(d) };
+					     .answer_ms = deadline_left_ms(o->deadline) };
 
 	if (ai->ai_addrlen > sizeof(cfg.address.sockaddr))
 		return -EAFNOSUPPORT;
 	memcpy(&cfg.address.sockaddr, ai->ai_addr, ai->ai_addrlen);
 	cfg.address.len = ai->ai_addrlen;
-	return client_session_open(&cfg, d, ret, ret_reply);
+	return client_session_open(&cfg, o->deadline, o->session, o->reply);
 }
 
-int ctl_agent_open(const struct client_transport *transport, const struct endpoint *agent,
-		   struct token_source *tokens, struct deadline d, struct client_session **ret,
-		   struct wire_hello_reply *ret_reply, char *message, size_t bytes)
+static int open_at(const struct opening *o, const struct client_transport *transport,
+		   const char *host, uint16_t port)
 {
 	const struct addrinfo hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM };
-	char name[ENDPOINT_STR_MAX], port[8], token[TOKEN_MAX];
+	struct endpoint at = { .port = port };
+	char name[ENDPOINT_STR_MAX], service[8];
 	struct addrinfo *addresses;
+	int err = -EHOSTUNREACH;
+
+	snprintf(at.host, sizeof(at.host), "%s", host);
+	ctl_endpoint_name(&at, name);
+	snprintf(service, sizeof(service), "%u", port);
+	int found = getaddrinfo(host, service, &hints, &addresses);
+	if (found)
+		return ctl_fail(err, o->message, o->bytes, "%s: %s", name, gai_strerror(found));
+	for (const struct addrinfo *ai = addresses; ai && err; ai = ai->ai_next) {
+		err = open_one(o, transport, ai);
+		if (o->reply->status != WIRE_OK)
+			break;
+	}
+	freeaddrinfo(addresses);
+	return err ? explain(err, name, o->reply, o->message, o->bytes) : 0;
+}
+
+/* From a connection over TCP to one over RDMA, where the agent said. */
+static int change_over(const struct opening *o, const char *name)
+{
+	struct wire_hello_reply told = *o->reply;
+	int err = -EOPNOTSUPP;
+
+	/* It may count against the agent's limit. */
+	client_session_close(*o->session, WIRE_OK);
+	if (told.n_addresses == 0)
+		return ctl_fail(err, o->message, o->bytes,
+				"%s: the agent has no RDMA device to connect to", name);
+	*o->reply = (struct wire_hello_reply){ 0 };
+	for (size_t i = 0; i < told.n_addresses && err; i++)
+		err = open_at(o, &client_verbs, told.addresses[i].host, told.addresses[i].port);
+	return err;
+}
+
+int ctl_agent_open(unsigned via, const struct endpoint *agent, struct token_source *tokens,
+		   struct deadline d, struct client_session **ret,
+		   struct wire_hello_reply *ret_reply, char *message, size_t bytes)
+{
+	char name[ENDPOINT_STR_MAX], token[TOKEN_MAX];
+	struct client_session *session;
+	struct opening o = { .token = token,
+			     .deadline = d,
+			     .session = &session,
+			     .reply = ret_reply,
+			     .message = message,
+			     .bytes = bytes };
 
 	ctl_endpoint_name(agent, name);
 	int err = token_for_agent(tokens, token);
 	if (err)
 		return ctl_fail(err, message, bytes, "cannot sign a token: %s", strerror(-err));
-	snprintf(port, sizeof(port), "%u", agent->port);
-	int found = getaddrinfo(agent->host, port, &hints, &addresses);
-	if (found)
-		return ctl_fail(-EHOSTUNREACH, message, bytes, "%s: %s", name, gai_strerror(found));
-	err = -EHOSTUNREACH;
-	for (const struct addrinfo *ai = addresses; ai && err; ai = ai->ai_next) {
-		err = open_one(transport, ai, token, d, ret, ret_reply);
-		if (ret_reply->status != WIRE_OK)
-			break;
-	}
-	freeaddrinfo(addresses);
-	return err ? explain(err, name, ret_reply, message, bytes) : 0;
+	err = open_at(&o, &client_tcp, agent->host, agent->port);
+	if (!err && via == VIA_RDMA)
+		err = change_over(&o, name);
+	if (!err)
+		*ret = session;
+	return err;
 }

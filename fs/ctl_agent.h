@@ -12,13 +12,10 @@
 
 struct token_source;
 
-/* Connects over a transport and says hello, with a token of the connection where there is a key. On failure: -errno and
- * a message. */
-int ctl_agent_open(const struct client_transport *transport, const struct endpoint *agent,
-		   struct token_source *tokens, struct deadline d, struct client_session **ret,
+/* Connects to an agent and says hello, with a token of the connection where there is a key. via: VIA_TCP, or VIA_RDMA
+ * by the addresses that the agent tells over TCP. On failure: -errno and a message. */
+int ctl_agent_open(unsigned via, const struct endpoint *agent, struct token_source *tokens,
+		   struct deadline d, struct client_session **ret,
 		   struct wire_hello_reply *ret_reply, char *message, size_t bytes);
-
-/* That of VIA_RDMA or VIA_TCP. */
-const struct client_transport *ctl_transport(unsigned via);
 
 #endif

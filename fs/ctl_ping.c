@@ -44,8 +44,8 @@ static int ping_once(struct pings *p, char *message, size_t bytes)
 	struct wire_hello_reply reply = { 0 };
 
 	if (!p->session) {
-		int err = ctl_agent_open(ctl_transport(p->options->via), &p->options->agent,
-					 p->tokens, d, &p->session, &reply, message, bytes);
+		int err = ctl_agent_open(p->options->via, &p->options->agent, p->tokens, d,
+					 &p->session, &reply, message, bytes);
 		if (err)
 			return err;
 		if (!p->options->json && p->sent == 0)
@@ -231,8 +231,8 @@ int ctl_caps(const struct ctl_options *o, char *message, size_t bytes)
 
 	if (err)
 		return err;
-	err = ctl_agent_open(ctl_transport(o->via), &o->agent, tokens,
-			     deadline_in_ms(o->timeout_ms), &session, &reply, message, bytes);
+	err = ctl_agent_open(o->via, &o->agent, tokens, deadline_in_ms(o->timeout_ms), &session,
+			     &reply, message, bytes);
 	token_source_free(tokens);
 	if (!err)
 		client_session_close(session, WIRE_OK);

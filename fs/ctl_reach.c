@@ -31,12 +31,13 @@ static int token_for_needle(void *arg, const struct fid *fid, struct deadline d,
 	return needle_http_token(r->cluster.needles, fid, d, buf, bytes);
 }
 
-static int open_client(struct ctl_reach *r, unsigned via, struct client **ret)
+/* An agent tells over TCP where it takes RDMA connections. */
+static int open_clients(struct ctl_reach *r)
 {
 	const struct ctl_options *o = r->options;
 	bool required = !(r->via & ~VIA_AGENT);
 	struct client_config cfg = {
-		.transport = ctl_transport(via),
+		.transport = &client_tcp,
 		.map = map_agent,
 		.map_arg = r,
 		.extent_token = token_for_needle,
@@ -47,7 +48,14 @@ static int open_client(struct ctl_reach *r, unsigned via, struct client **ret)
 		.connect_ms = required ? o->timeout_ms : 0,
 	};
 
-	return r->via & via ? client_new(&cfg, ret) : 0;
+	if (!(r->via & VIA_AGENT))
+		return 0;
+	int err = client_new(&cfg, &r->tcp);
+	if (err || !(r->via & VIA_RDMA))
+		return err;
+	cfg.transport = &client_verbs;
+	cfg.directory = r->tcp;
+	return client_new(&cfg, &r->rdma);
 }
 
 static int found_one(void *arg, const struct device_port *p)
@@ -75,6 +83,7 @@ static void set_fixed(struct ctl_reach *r)
 	endpoint_url(&r->fixed.addr, r->fixed.url);
 	breaker_init(&r->fixed.http);
 	breaker_init(&r->fixed.agent);
+	breaker_init(&r->fixed.rdma);
 }
 
 static void set_ways(struct ctl_reach *r)
@@ -107,9 +116,7 @@ int ctl_reach_open(const struct ctl_options *o, unsigned depth, struct ctl_reach
 	if (err)
 		return err;
 	r->via = ways_of(o);
-	err = open_client(r, VIA_RDMA, &r->rdma);
-	if (!err)
-		err = open_client(r, VIA_TCP, &r->tcp);
+	err = open_clients(r);
 	if (err) {
 		ctl_reach_close(r);
 		return ctl_fail(err, message, bytes, "%s", strerror(-err));
@@ -129,6 +136,7 @@ void ctl_reach_close(struct ctl_reach *r)
 		return;
 	breaker_destroy(&r->fixed.http);
 	breaker_destroy(&r->fixed.agent);
+	breaker_destroy(&r->fixed.rdma);
 }
 
 int ctl_reach_locate(struct ctl_reach *r, uint32_t volume_id, struct deadline d,
