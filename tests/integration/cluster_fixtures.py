@@ -4,6 +4,7 @@ Environment:
   KELP_BIN_DIR   where kelpfs is (default build/release/bin), e.g. build/asan/bin
   KELP_WEED      the weed binary (default: the one of the virtual environment)
   KELP_TEST_MOUNT=weed: run the tests on weed mount instead, to judge the tests themselves
+  KELP_TEST_HOST the address of all servers (default 127.0.0.1)
   KELP_TEST_DIR  work directory (default: a new one in the directory for temporary files)
 """
 

@@ -1,7 +1,8 @@
 """Real SeaweedFS servers and mounts on loopback, for the tests.
 
 Every server is a process of its own, so that a test can kill one of them. Processes die with the
-one that started them, data lives under one work directory, and nothing listens outside loopback.
+one that started them, data lives under one work directory, and nothing listens outside loopback, unless
+KELP_TEST_HOST says so.
 """
 
 import ctypes
@@ -18,7 +19,7 @@ from pathlib import Path
 GRPC_OFFSET = 10000  # of a server's gRPC port from its HTTP port
 SLOW = 4 if "KELP_VM" in os.environ else 1  # in a VM all is emulated
 START_S = 60 * SLOW
-HOST = "127.0.0.1"
+HOST = os.environ.get("KELP_TEST_HOST", "127.0.0.1")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1

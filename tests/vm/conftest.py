@@ -1,7 +1,8 @@
 """Fixtures of the tests that run inside a VM with RDMA: those of the integration tests, and agents that
 listen for RDMA connections.
 
-In a VM everything here is collected but test_runner.py; outside, test_runner.py alone.
+Outside, test_runner.py alone is collected; in the second VM of a pair, test_pair.py alone; in a VM by
+itself, all others.
 
 Environment: KELP_BUILDS: the builds that every test is run with, one after the other (default: release)
 """
@@ -17,12 +18,15 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "integration"))
 
 pytest_plugins = ["cluster_fixtures"]
+IN_VM = "KELP_VM" in os.environ
+IN_PAIR = "KELP_VM_PEER" in os.environ and "KELP_VM_PEER_DEV" not in os.environ
+ELSEWHERE = {"test_runner.py": not IN_VM, "test_pair.py": IN_PAIR}
 collect_ignore = [path.name for path in HERE.glob("test_*.py")
-                  if (path.name == "test_runner.py") == ("KELP_VM" in os.environ)]
+                  if not ELSEWHERE.get(path.name, IN_VM and not IN_PAIR)]
 BUILDS = os.environ.get("KELP_BUILDS", "release").split()
 
 
-@pytest.fixture(scope="session", autouse=True, params=BUILDS if "KELP_VM" in os.environ else [None])
+@pytest.fixture(scope="session", autouse=True, params=BUILDS if IN_VM else [None])
 def build(request):
     """Its name. Both sides are of one build: what a test starts is what it finds in KELP_BIN_DIR."""
     with pytest.MonkeyPatch.context() as patch:

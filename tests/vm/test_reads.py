@@ -1,7 +1,11 @@
 """kelpfs reads from a real cluster through kelpd over RDMA: the bytes are right and came from where they
 should, also while there is no agent."""
 
+import itertools
+import json
 import os
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +16,6 @@ from rdma import rdma
 from test_content import assert_same, ranges
 from test_mount_agent import at_once, bytes_sent, read_past_caches, reads_by_source
 
-KIB = 1 << 10
 MIB = 1 << 20
 
 
@@ -43,3 +46,65 @@ def test_everything_reads_back_over_rdma_alone(only_rdma):
                                 f"{path.name} [{offset}, +{length})")
             finally:
                 os.close(fd)
+
+
+@pytest.mark.parametrize("door", ["filer_put", "filer_compressed_text", "filer_encrypted", "many_chunks"])
+def test_everything_reads_back_without_an_agent(corpus, mount_kelpfs, door):
+    opened = corpus(door)
+    mount = mount_kelpfs(opened.filer, opened.directory, options=rdma(weed.free_port()))
+    for name, data in opened.files.items():
+        assert_same((mount.path / name).read_bytes(), data, name)
+    sources = reads_by_source(mount)
+    assert sources["rdma"] == sources["tcp"] == (0, 0)
+    assert sources["http"][0] > 0
+
+
+def test_eight_readers_at_once_read_right_over_rdma(corpus, cluster_agent, mount_kelpfs):
+    opened = corpus("filer_small_chunks")
+    mount = mount_kelpfs(opened.filer, opened.directory, options=[*rdma(cluster_agent, "require"), "slab=8M"])
+    (name, data), = opened.files.items()
+
+    def read(number):
+        for offset, length in ranges(len(data), 15, number):
+            assert_same(read_past_caches(mount.path / name, offset, length), data[offset:offset + length],
+                        f"[{offset}, +{length})")
+
+    at_once(8, read)
+    assert set(reads_by_source(mount)) == {"rdma"}
+
+
+def queue_pairs(pid):
+    """That a process has. The kernel names the thread that made them."""
+    shown = subprocess.run(["rdma", "-j", "resource", "show", "qp"], stdin=subprocess.DEVNULL, capture_output=True,
+                           check=True).stdout
+    return sum(Path(f"/proc/{pid}/task/{qp['pid']}").exists() for qp in json.loads(shown) if "pid" in qp)
+
+
+def test_agent_that_goes_is_replaced_by_http_and_taken_up_again_over_rdma(cluster, start_agent, mount_kelpfs):
+    """The bytes are new each time: nothing of them is in a cache."""
+    http = wire.Http(cluster.filer_port)
+    names = (f"/gone/{i}" for i in itertools.count())
+    agent = start_agent(cluster)
+    mount = mount_kelpfs(cluster, options=rdma(agent))
+
+    def read_new(size):
+        name = next(names)
+        http.put(name, doors.noise(size, name), "maxMB=1")
+        assert_same((mount.path / name.lstrip("/")).read_bytes(), doors.noise(size, name), name)
+
+    def taken_up():
+        read_new(100)
+        return queue_pairs(mount.pid)
+
+    weed.wait_until(taken_up, "RDMA is taken up", every_s=0.5)
+    read_new(5 * MIB)
+    agent.kill()
+    read_new(6 * MIB)
+    agent.start()
+    agent.wait_ready()
+    # The pauses between two tries grow to a minute.
+    weed.wait_until(taken_up, "RDMA is taken up again", every_s=0.5)
+    read_new(7 * MIB)
+    sources = reads_by_source(mount)
+    assert sources["rdma"][1] > 6 * MIB
+    assert sources["http"][1] >= 6 * MIB
