@@ -125,7 +125,7 @@ int ctl_agent_open(unsigned via, const struct endpoint *agent, struct token_sour
 		   struct wire_hello_reply *ret_reply, char *message, size_t bytes)
 {
 	char name[ENDPOINT_STR_MAX], token[TOKEN_MAX];
-	struct client_session *session;
+	struct client_session *session = NULL;
 	struct opening o = { .token = token,
 			     .deadline = d,
 			     .session = &session,

@@ -25,7 +25,8 @@ struct ctl_reach {
 	const struct ctl_options *options;
 	struct cluster cluster;
 	unsigned via; /* of enum ctl_via */
-	struct client *rdma, *tcp; /* NULL: agents are not asked like that; tcp also for rdma's sake */
+	struct client *rdma,
+		*tcp; /* NULL: agents are not asked like that; tcp also for rdma's sake */
 	struct ctl_way ways[CTL_WAYS_MAX];
 	size_t n_ways;
 	/* Has every needle: what was given as --server, or stands for --agent alone. */
