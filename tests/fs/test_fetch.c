@@ -1014,6 +1014,108 @@ static void test_many_readers_get_by_with_one_good_replica(void **state)
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, make, drop)
 
+/* --- needles that no entry describes --- */
+
+static int fetch_needle(struct world *w, struct fetch_needle *n, uint64_t offset, size_t len)
+{
+	struct read_buf buf = { .ptr = w->memory, .len = len };
+
+	n->fid = w->chunk.fid;
+	return fetch_needle_range(w->fetcher, n, offset, &buf, 1, deadline_in_ms(BUDGET_MS));
+}
+
+static void test_range_tells_how_long_the_needle_is_and_who_gave_it(void **state)
+{
+	struct world *w = *state;
+	struct fetch_needle n = { 0 };
+
+	REPLICA(w, { RECEIVE(), stage_text(w->stage, 206, "Content-Range: bytes 2-4/20\r\n", "234"),
+		     AGAIN() });
+	open_all(w, NULL);
+	assert_int_equal(fetch_needle(w, &n, 2, 3), 0);
+	assert_memory_equal(w->memory, "234", 3);
+	assert_int_equal(n.plain_bytes, DATA_LEN);
+	assert_string_equal(n.source, "http");
+	assert_false(n.ended);
+}
+
+static void test_range_behind_the_end_of_a_needle_is_told(void **state)
+{
+	struct world *w = *state;
+	struct fetch_needle n = { 0 };
+
+	add_bad_replica(w, 416);
+	open_all(w, NULL);
+	assert_int_equal(fetch_needle(w, &n, 100, 3), -EIO);
+	assert_true(n.ended);
+}
+
+static void test_needle_that_fails_is_not_said_to_end(void **state)
+{
+	struct world *w = *state;
+	struct fetch_needle n = { 0 };
+	struct read_buf buf = { .ptr = w->memory, .len = 3 };
+
+	add_bad_replica(w, 500);
+	add_bad_replica(w, 416);
+	open_all(w, NULL);
+	n.fid = w->chunk.fid;
+	assert_int_equal(fetch_needle_range(w->fetcher, &n, 0, &buf, 1, deadline_in_ms(300)), -EIO);
+	assert_false(n.ended);
+}
+
+static void test_needle_is_read_first_from_the_server_that_is_named(void **state)
+{
+	struct world *w = *state;
+	struct fetch_needle n = { 0 };
+
+	struct scripted_server *a = add_good_replica(w);
+	struct scripted_server *b = add_good_replica(w);
+	open_all(w, NULL);
+	for (int i = 0; i < 4; i++) {
+		n.first = server_at(w, 1);
+		assert_int_equal(fetch_needle(w, &n, 0, DATA_LEN), 0);
+	}
+	assert_int_equal(scripted_server_requests(a), 0);
+	assert_int_equal(scripted_server_requests(b), 4);
+}
+
+static void test_needle_is_read_from_given_servers_whatever_the_master_says(void **state)
+{
+	struct world *w = *state;
+	struct endpoint elsewhere = { .host = "127.0.0.1" };
+	struct fetch_needle n = { 0 };
+
+	add_good_replica(w);
+	open_all(w, NULL);
+	struct scripted_server *other = STAGE_SERVER(w->stage, { RECEIVE(), good(w), AGAIN() });
+	elsewhere.port = scripted_server_port(other);
+	assert_int_equal(locate_server(w->locator, &elsewhere, &n.places), 0);
+	assert_int_equal(fetch_needle(w, &n, 0, DATA_LEN), 0);
+	location_set_put(n.places);
+	assert_int_equal(scripted_server_requests(other), 1);
+	assert_int_equal(scripted_server_requests(w->master), 0);
+}
+
+static void test_whole_needle_is_inflated_and_not_larger_than_may_be(void **state)
+{
+	struct world *w = *state;
+	struct fetch_needle n = { .fid = w->chunk.fid };
+	struct deadline d = deadline_in_ms(BUDGET_MS);
+	uint8_t *data = NULL;
+	size_t len = 0;
+
+	REPLICA(w, { RECEIVE(), zipped(w), AGAIN() });
+	open_all(w, NULL);
+	assert_int_equal(fetch_needle_whole(w->fetcher, &n, DATA_LEN - 1, d, &data, &len), -EFBIG);
+	assert_null(data);
+	assert_int_equal(fetch_needle_whole(w->fetcher, &n, DATA_LEN, d, &data, &len), 0);
+	assert_int_equal(len, DATA_LEN);
+	assert_memory_equal(data, DATA, DATA_LEN);
+	assert_true(n.gzip);
+	free(data);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -1070,6 +1172,12 @@ int main(void)
 		TEST(test_manifest_is_read_again_after_a_failure),
 		TEST(test_manifest_beyond_the_limit_is_refused),
 		TEST(test_many_readers_get_by_with_one_good_replica),
+		TEST(test_range_tells_how_long_the_needle_is_and_who_gave_it),
+		TEST(test_range_behind_the_end_of_a_needle_is_told),
+		TEST(test_needle_that_fails_is_not_said_to_end),
+		TEST(test_needle_is_read_first_from_the_server_that_is_named),
+		TEST(test_needle_is_read_from_given_servers_whatever_the_master_says),
+		TEST(test_whole_needle_is_inflated_and_not_larger_than_may_be),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

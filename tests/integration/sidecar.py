@@ -12,7 +12,7 @@ import pytest
 import mounts
 import weed
 
-STOP_S = 20
+STOP_S = 60
 
 
 class Serve(weed.Process):

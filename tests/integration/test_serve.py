@@ -775,3 +775,22 @@ def test_weed_mount_4_44_reads_by_itself_what_came_without_rdma(start, cluster, 
     finally:
         mount.end()
     assert serve.stats()["reads"]["by_status"] == {}
+
+
+def test_weed_mount_4_44_reads_overwritten_and_sparse_files_wrong(start, cluster, tmp_path):
+    """docs/predecessor.md says so of this mount; the sidecar gives what it is asked for."""
+    sidecar.old_weed()
+    filer = wire.Http(cluster.filer_port)
+    filer.put("/faults/patched", noise(MIB))
+    filer.put("/faults/patched", noise(1000), "offset=1000")
+    filer.put("/faults/sparse", noise(1000))
+    filer.put("/faults/sparse", noise(1000), f"offset={MIB}")
+    serve = start("--filer", cluster.filer, "--claim-rdma")
+    mount = sidecar.OldMount(f"{weed.HOST}:{cluster.filer_port}", serve.address, tmp_path / "mnt", tmp_path, "/faults")
+    try:
+        assert (mount.path / "patched").read_bytes() != filer.get("/faults/patched")
+        assert (mount.path / "sparse").read_bytes() == noise(1000)
+        assert len(filer.get("/faults/sparse")) == MIB + 1000
+    finally:
+        mount.end()
+    assert serve.stats()["reads"]["by_status"].keys() == {"200"}
