@@ -77,6 +77,27 @@ static bool take_result(struct disk_read *r, ssize_t n)
 	return r->got_ >= r->bytes;
 }
 
+/* ENOSYS and the like: nobody can tell. */
+static int count_missing_pages(const struct disk_read *r, uint64_t *ret)
+{
+	uint64_t first = r->offset / PAGE_BYTES;
+	uint64_t last = (r->offset + r->bytes - 1) / PAGE_BYTES;
+	struct cache_range range = { r->offset, r->bytes };
+	struct cache_counts counts;
+
+	if (syscall(SYS_cachestat, r->fd, &range, &counts, 0))
+		return -errno;
+	*ret = last - first + 1 - min_u64(counts.cached, last - first + 1);
+	return 0;
+}
+
+static bool is_known_cached(const struct disk_read *r)
+{
+	uint64_t missing;
+
+	return count_missing_pages(r, &missing) == 0 && missing == 0;
+}
+
 static bool read_now(struct disk_read *r, int flags)
 {
 	for (;;) {
@@ -85,7 +106,11 @@ static bool read_now(struct disk_read *r, int flags)
 
 		if (n < 0)
 			n = -errno;
-		/* EOPNOTSUPP: a file system that cannot tell without waiting. */
+		/* A file system that cannot tell without waiting, such as tmpfs or overlayfs. */
+		if (flags && n == -EOPNOTSUPP && is_known_cached(r)) {
+			flags = 0;
+			continue;
+		}
 		if (flags && (n == -EAGAIN || n == -EOPNOTSUPP))
 			return false;
 		if (take_result(r, n))
@@ -135,24 +160,14 @@ bool disk_read(struct disk *d, struct disk_read *r)
 	return false;
 }
 
-static bool is_cached(const struct disk_read *r)
-{
-	uint64_t first = r->offset / PAGE_BYTES;
-	uint64_t last = (r->offset + r->bytes - 1) / PAGE_BYTES;
-	struct cache_range range = { r->offset, r->bytes };
-	struct cache_counts counts;
-
-	if (syscall(SYS_cachestat, r->fd, &range, &counts, 0))
-		return true;
-	return counts.cached >= last - first + 1;
-}
-
 bool disk_warm(struct disk *d, struct disk_read *r)
 {
+	uint64_t missing = 0;
+
 	r->got_ = 0;
 	r->result = 0;
 	r->buf = d->scrap;
-	if (!d->has_ring || r->bytes == 0 || is_cached(r))
+	if (!d->has_ring || r->bytes == 0 || count_missing_pages(r, &missing) || missing == 0)
 		return true;
 	start_or_queue(d, r);
 	return false;
