@@ -17,6 +17,7 @@
 #include "fs/rdma_map.h"
 #include "rdma/client.h"
 #include "rdma/device.h"
+#include "rdma/spin.h"
 #include "rdma/transport.h"
 #include "rdma/verbs.h"
 
@@ -151,7 +152,7 @@ static int open_rdma(const struct options *o, struct client_config cfg, struct c
 	struct verbs_settings verbs = {
 		.device = o->rdma_device,
 		.tos = o->rdma_tos == RDMA_TOS_SYSTEM ? -1 : (int)o->rdma_tos,
-		.spin_us = VERBS_SPIN_US,
+		.spin_us = SPIN_US,
 	};
 	int err = check_memlock(o, message, bytes);
 

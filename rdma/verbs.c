@@ -13,6 +13,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,7 @@
 
 #include "rdma/client.h"
 #include "rdma/pulls.h"
+#include "rdma/spin.h"
 #include "rdma/verbs_link.h"
 #include "rdma/verbs_memory.h"
 #include "rdma/verbs_watch.h"
@@ -52,6 +54,7 @@ struct client_connection {
 	struct memory_device *memory; /* immutable */
 	int wake_fd; /* immutable; wakes the receiver */
 	bool established; /* immutable */
+	unsigned spinners_max; /* immutable */
 
 	pthread_mutex_t lock; /* protects all below; innermost */
 	struct link link;
@@ -64,13 +67,15 @@ struct client_connection {
 	struct found found[FOUND_MAX]; /* by senders; a ring */
 	unsigned found_at, n_found;
 	struct pulls pulls;
+
+	struct spin spin;
 };
 
 static struct {
 	char device[BOUND_DEVICE_MAX];
 	int tos;
 	unsigned spin_us;
-} settings = { .tos = -1, .spin_us = VERBS_SPIN_US }; /* immutable while there are connections */
+} settings = { .tos = -1, .spin_us = SPIN_US }; /* immutable while there are connections */
 
 int verbs_set(const struct verbs_settings *s)
 {
@@ -86,6 +91,13 @@ uint64_t verbs_locked_bytes(uint64_t region_bytes)
 {
 	return region_bytes + CLIENT_CONNECTIONS_MAX * link_memory_bytes(WIRE_MESSAGE_BYTES_MAX,
 									 LINK_REQUEST_BYTES_MAX);
+}
+
+static atomic_uint spinners; /* threads that poll */
+
+static int64_t spin_max_ns(void)
+{
+	return (int64_t)settings.spin_us * NS_PER_US;
 }
 
 /* --- connecting --- */
@@ -273,6 +285,7 @@ static int verbs_connect(const struct client_address *a, int64_t stall_ms, struc
 		return -ENOMEM;
 	c->held = -1;
 	c->link.failed = true;
+	c->spinners_max = (unsigned)max_u64(1, (uint64_t)sysconf(_SC_NPROCESSORS_ONLN) / 2);
 	pthread_mutex_init(&c->lock, NULL);
 	c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	c->channel = rdma_create_event_channel();
@@ -509,44 +522,88 @@ static void pause_briefly(struct client_connection *c)
 	pthread_mutex_lock(&c->lock);
 }
 
+/* Who waits polls for as long as that is worth it, but not on more than half of the processors. */
+static bool spin_begin(const struct client_connection *c, int64_t *ret_until_ns)
+{
+	int64_t window_ns = spin_window_ns(&c->spin, spin_max_ns());
+
+	*ret_until_ns = now_ns() + window_ns;
+	if (window_ns == 0)
+		return false;
+	if (atomic_fetch_add(&spinners, 1) < c->spinners_max)
+		return true;
+	atomic_fetch_sub(&spinners, 1);
+	return false;
+}
+
+/* -EAGAIN: nothing has come yet. */
+static int take_next(struct client_connection *c, struct client_message *ret)
+{
+	struct found f;
+	int err = c->aborted ? -ECONNRESET : next_found(c, &f);
+
+	if (err)
+		return err == -ECONNRESET ? connection_error(c) : err;
+	if (f.event.type == LINK_NOTHING)
+		return c->lost ? -ECONNRESET : -EAGAIN;
+	tell(c, &f, ret);
+	return 0;
+}
+
+static int poll_for_next(struct client_connection *c, struct client_message *ret)
+{
+	int64_t until_ns;
+	int err = -EAGAIN;
+
+	if (!spin_begin(c, &until_ns))
+		return err;
+	while (err == -EAGAIN && now_ns() < until_ns) {
+		pause_briefly(c);
+		err = take_next(c, ret);
+	}
+	atomic_fetch_sub(&spinners, 1);
+	return err;
+}
+
+static int sleep_for_next(struct client_connection *c, struct client_message *ret,
+			  struct deadline d)
+{
+	int err = -EAGAIN;
+
+	for (bool last_look = false; err == -EAGAIN;) {
+		/* What came since the last look raises no event. */
+		err = link_arm(&c->link);
+		if (!err)
+			err = take_next(c, ret);
+		if (err != -EAGAIN)
+			break;
+		if (last_look)
+			return -ETIMEDOUT;
+		last_look = deadline_passed(d);
+		sleep_for_events(c, d);
+		err = take_next(c, ret);
+	}
+	return err;
+}
+
 static int verbs_receive(struct client_connection *c, const struct client_hint *hint,
 			 struct client_message *ret, struct deadline d)
 {
-	int64_t spin_until_ns = now_ns() + (int64_t)settings.spin_us * NS_PER_US;
-	bool armed = false, last_look = false;
-	struct found f;
-
 	(void)hint;
 	LOCK_SCOPE(&c->lock);
 	if (c->held >= 0)
 		link_release(&c->link, (unsigned)c->held);
 	c->held = -1;
-	for (;;) {
-		int err = c->aborted ? -ECONNRESET : next_found(c, &f);
-
-		if (err)
-			return err == -ECONNRESET ? connection_error(c) : err;
-		if (f.event.type != LINK_NOTHING) {
-			tell(c, &f, ret);
-			return 0;
-		}
-		if (c->lost)
-			return -ECONNRESET;
-		if (last_look)
-			return -ETIMEDOUT;
-		if (now_ns() < spin_until_ns) {
-			pause_briefly(c);
-		} else if (!armed) {
-			err = link_arm(&c->link);
-			if (err)
-				return err;
-			armed = true;
-		} else {
-			last_look = deadline_passed(d);
-			sleep_for_events(c, d);
-			armed = false;
-		}
-	}
+	int err = take_next(c, ret);
+	if (err != -EAGAIN)
+		return err;
+	int64_t start_ns = now_ns();
+	err = poll_for_next(c, ret);
+	if (err == -EAGAIN)
+		err = sleep_for_next(c, ret, d);
+	if (!err)
+		spin_note(&c->spin, now_ns() - start_ns, spin_max_ns());
+	return err;
 }
 
 static int verbs_take(struct client_connection *c, uint8_t *p, size_t n, size_t *got,

@@ -29,9 +29,8 @@ void verbs_release(void);
 struct verbs_settings {
 	const char *device; /* use this one only; NULL: whatever leads to the agent. Copied */
 	int tos; /* type of service (DSCP << 2) of packets; negative: the system's */
-	unsigned spin_us; /* poll so long before sleeping */
+	unsigned spin_us; /* poll at most so long before sleeping; usually SPIN_US (rdma/spin.h) */
 };
-#define VERBS_SPIN_US 20
 int verbs_set(const struct verbs_settings *s);
 
 #endif

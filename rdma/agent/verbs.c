@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +29,7 @@
 #include "rdma/agent/transport.h"
 #include "rdma/agent/verbs_pool.h"
 #include "rdma/device.h"
+#include "rdma/spin.h"
 #include "rdma/verbs_link.h"
 #include "rdma/verbs_watch.h"
 
@@ -43,6 +45,7 @@
 #define DRAIN_MS 500
 /* How long a disconnected pair is looked at, for the rest of its work. */
 #define DRAIN_STEP_MS 10
+#define NS_PER_US 1000
 
 enum connection_state {
 	CONNECTION_ACCEPTED, /* not established yet */
@@ -71,6 +74,8 @@ struct connection {
 	 * comes behind them, so completions are always taken. */
 	struct link_event held[LINK_RECEIVES];
 	unsigned held_at, n_held;
+	int64_t heard_at_ns; /* the last message */
+	struct spin spin;
 };
 
 struct listener {
@@ -86,6 +91,7 @@ struct listener {
 	struct verbs_pool pool;
 	struct connection *connections; /* utlist */
 	struct connection *changed; /* to be looked at before the next wait */
+	unsigned n_spinning; /* connections that were looked at in vain, and will be again */
 	int64_t tick_at_ms;
 	bool shutting_down;
 	struct deadline stop_deadline; /* set before stopping */
@@ -301,16 +307,36 @@ static bool take_messages(struct connection *c)
 	return any;
 }
 
+static void note_message(struct connection *c)
+{
+	int64_t now = now_ns();
+
+	spin_note(&c->spin, now - c->heard_at_ns, SPIN_US * NS_PER_US);
+	c->heard_at_ns = now;
+}
+
+/* Is the next message worth being polled for? */
+static bool spins(const struct connection *c)
+{
+	return c->state == CONNECTION_OPEN &&
+	       now_ns() - c->heard_at_ns < spin_window_ns(&c->spin, SPIN_US * NS_PER_US);
+}
+
 static void connection_advance(struct connection *c)
 {
-	bool again = take_messages(c);
+	bool any = take_messages(c), again = any;
 
-	if (!again && c->state <= CONNECTION_LINGERING) {
+	if (!any && spins(c)) {
+		c->listener->n_spinning++;
+		again = true;
+	} else if (!any && c->state <= CONNECTION_LINGERING) {
 		/* What came since the last look raises no event. */
 		if (link_arm(&c->link))
 			drop(c);
-		again = take_messages(c);
+		any = again = take_messages(c);
 	}
+	if (any)
+		note_message(c);
 	if (again)
 		mark_changed(c);
 	if (c->state >= CONNECTION_DRAINING)
@@ -620,7 +646,10 @@ static void advance_changed(struct listener *l)
 	struct connection *list = l->changed;
 
 	l->changed = NULL;
-	while (list) {
+	unsigned n = 0;
+
+	l->n_spinning = 0;
+	for (; list; n++) {
 		struct connection *c = list;
 
 		list = c->next_changed;
@@ -628,6 +657,9 @@ static void advance_changed(struct listener *l)
 		connection_advance(c);
 	}
 	disk_submit(l->disk);
+	/* Nothing to do but to wait for messages: others may have the processor. */
+	if (n > 0 && l->n_spinning == n)
+		sched_yield();
 }
 
 static bool is_draining(const struct listener *l)
