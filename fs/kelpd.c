@@ -34,6 +34,8 @@
 #define STOP_TIMEOUT_MS 5000
 /* How often it is said in the log what went wrong with clients. */
 #define REPORT_S 10
+/* Open files that are neither connections nor volumes. */
+#define OTHER_FILES 64
 
 struct kelpd {
 	struct kelpd_options *options;
@@ -244,7 +246,7 @@ static int start_listening(struct kelpd *k, char *message, size_t bytes)
 	return 0;
 }
 
-/* Each connection needs a descriptor, and each volume two. */
+/* Each connection needs a descriptor, also while it is being refused, and each volume two. */
 static void raise_file_limit(void)
 {
 	struct rlimit limit;
@@ -261,7 +263,9 @@ static void check_file_limit(const struct kelpd *k)
 	struct rlimit limit;
 
 	store_stats(k->store, &stats);
-	uint64_t needed = k->options->connections_max + 2 * stats.volumes + 64;
+	/* For want of descriptors volumes may be among those that are not served. */
+	uint64_t needed = (uint64_t)k->options->connections_max + AGENT_REFUSALS_MAX +
+			  2 * (stats.volumes + stats.refused) + OTHER_FILES;
 	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < needed)
 		log_warning("%" PRIu64 " open files are permitted; %" PRIu64
 			    " may be needed (ulimit -n, LimitNOFILE=)",

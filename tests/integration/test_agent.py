@@ -62,11 +62,12 @@ class Volumes:
 class Agent(weed.Process):
     _numbers = itertools.count()
 
-    def __init__(self, work_dir, *arguments, env=None, host=weed.HOST, port=None, listen_host=None):
-        """listen_host: where it listens, if not just at the address where it is looked for."""
+    def __init__(self, work_dir, *arguments, env=None, host=weed.HOST, port=None, listen_host=None, under=()):
+        """listen_host: where it listens, if not just at the address where it is looked for. under: a program
+        that runs it, with its arguments."""
         self.host, self.port = host, port or weed.free_port()
         listen = f"{self.host if listen_host is None else listen_host}:{self.port}"
-        command = [kelpd_binary(), "-f", "--listen", listen, *arguments]
+        command = [*under, kelpd_binary(), "-f", "--listen", listen, *arguments]
         super().__init__(f"kelpd{next(self._numbers)}", command, work_dir, dict(mounts.command_env(), **(env or {})))
         self.wait_ready()
 
@@ -308,6 +309,30 @@ def test_service_manager_is_told(volumes, start_agent, tmp_path):
         assert manager.recv(100) == b"READY=1"
         agent.end()
         assert manager.recv(100) == b"STOPPING=1"
+
+
+def file_limit(process):
+    limits = Path(f"/proc/{process.pid}/limits").read_text()
+    return int(re.search(r"^Max open files\s+(\d+)", limits, re.MULTILINE)[1])
+
+
+def test_soft_limit_of_open_files_is_raised_to_the_hard_one(start_agent):
+    agent = start_agent(under=["prlimit", "--nofile=40:3000"])
+    assert file_limit(agent) == 3000 and "open files" not in agent.log_text()
+    clients = [agent.client() for _ in range(100)]
+    for client in clients:
+        client.ping()
+        client.close()
+
+
+def test_hard_limit_of_open_files_that_may_not_do_is_said(start_agent):
+    agent = start_agent("--max-connections", "5000", under=["prlimit", "--nofile=40:3000"])
+
+    def said():
+        return re.search(r"(\d+) open files are permitted; (\d+) may be needed", agent.log_text())
+
+    permitted, needed = weed.wait_until(said, "the warning", timeout_s=10).groups()
+    assert int(permitted) == 3000 and 5000 < int(needed) < 6000
 
 
 # Tokens
