@@ -4,8 +4,8 @@
  *
  * Eviction is S3-FIFO (small, main and ghost queues) with two additions. Prefetched blocks that no
  * reader has touched wait in a queue of their own, so that one stream's read-ahead is not thrown out
- * by another's. And a use is only counted when something has been filled since the last counted one:
- * a reader that walks through a block in small steps uses it once. */
+ * by another's. And a use is only counted when enough has been filled, or other blocks have been read,
+ * since the last counted one: a reader that walks through a block in small steps uses it once. */
 #include "cache/blockcache.h"
 
 #include <assert.h>
@@ -28,10 +28,11 @@
 /* Headers are set aside at start; that many blocks at most. */
 #define BLOCKS_MAX ((size_t)1 << 20)
 /* Shares of the slab: new blocks on probation, unread prefetched ones, and how much must have been
- * filled between two uses that both count. */
+ * filled, or read in other blocks, between two uses that both count. */
 #define SMALL_SHARE 8
 #define UNREAD_SHARE 2
 #define CORRELATED_SHARE 32
+#define CORRELATED_READ_SHARE 4
 #define USES_MAX 3
 /* Counted uses after the first that make a block on probation a main one. */
 #define USES_TO_PROMOTE 1
@@ -61,7 +62,8 @@ struct cached_block {
 	bool prefetched; /* no reader has asked for it yet */
 	int err; /* FAILED: why */
 	int64_t ready_ms; /* UNREAD: since when */
-	uint64_t used_at; /* filled_bytes when the last use was counted */
+	uint64_t used_at,
+		used_at_read; /* filled_bytes and read_bytes when the last use was counted */
 	struct cached_block *prev, *next; /* in its queue, or (next) in the list of free headers */
 	UT_hash_handle hh;
 };
@@ -95,7 +97,9 @@ struct blockcache {
 	size_t headers_used; /* the first so many have been handed out before */
 	size_t n_blocks, bytes;
 	size_t prefetching_bytes; /* being filled, wanted by no reader yet */
-	uint64_t filled_bytes; /* the clock of "used again" */
+	/* The clocks of "used again": what was filled, and the blocks that readers went to from others. */
+	uint64_t filled_bytes, read_bytes;
+	const struct cached_block *last_read; /* to be compared only, may be gone */
 	struct blockcache_stats stats;
 };
 
@@ -314,10 +318,12 @@ static bool evict_one(struct blockcache *c, bool prefetch)
 		return true;
 	if (small > share && evict_from_small(c))
 		return true;
-	/* read-ahead takes from the hot set only until it has the share of newcomers */
-	if ((!prefetch || probation < share) && evict_from_main(c))
+	/* newcomers, read ahead or not, take from the hot set only until they have their share */
+	if (probation < share && evict_from_main(c))
 		return true;
-	return evict_from_small(c) || (!prefetch && evict_unread(c, false));
+	if (evict_from_small(c))
+		return true;
+	return !prefetch && (evict_from_main(c) || evict_unread(c, false));
 }
 
 static struct cached_block *header_take(struct blockcache *c)
@@ -381,15 +387,30 @@ release_mem:
 	return NULL;
 }
 
+static void note_use(const struct blockcache *c, struct cached_block *b)
+{
+	b->used_at = c->filled_bytes;
+	b->used_at_read = c->read_bytes;
+}
+
+static bool is_correlated(const struct blockcache *c, const struct cached_block *b)
+{
+	return c->filled_bytes - b->used_at < c->slab_bytes / CORRELATED_SHARE &&
+	       c->read_bytes - b->used_at_read < c->slab_bytes / CORRELATED_READ_SHARE;
+}
+
 /* Where a block goes that a reader wants: back among the main ones if it was evicted too early. */
 static void queue_as_read(struct blockcache *c, struct cached_block *b)
 {
-	b->used_at = c->filled_bytes;
+	note_use(c, b);
 	queue_push(c, b, ghost_take(c, &b->key) ? QUEUE_MAIN : QUEUE_SMALL);
 }
 
 static void note_reader(struct blockcache *c, struct cached_block *b)
 {
+	if (b != c->last_read)
+		c->read_bytes += b->mem.size;
+	c->last_read = b;
 	if (b->prefetched) {
 		b->prefetched = false;
 		c->stats.prefetch_used_bytes += b->mem.size;
@@ -401,10 +422,9 @@ static void note_reader(struct blockcache *c, struct cached_block *b)
 		}
 		return;
 	}
-	if (b->state != BLOCK_READY ||
-	    c->filled_bytes - b->used_at < c->slab_bytes / CORRELATED_SHARE)
+	if (b->state != BLOCK_READY || is_correlated(c, b))
 		return;
-	b->used_at = c->filled_bytes;
+	note_use(c, b);
 	if (b->uses < USES_MAX)
 		b->uses++;
 }

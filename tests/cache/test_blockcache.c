@@ -220,6 +220,17 @@ static void a_scan_does_not_throw_out_what_is_used_again(void **state)
 		assert_true(present(f, i));
 }
 
+static void a_set_that_only_hits_for_long_survives_a_scan(void **state)
+{
+	struct fixture *f = *state;
+
+	for (int round = 0; round < 4; round++)
+		touch_many(f, 0, BLOCKS / 2, false); /* only the first round fills anything */
+	touch_many(f, 1000, (uint64_t)4 * BLOCKS, false);
+	for (uint64_t i = 0; i < BLOCKS / 2; i++)
+		assert_true(present(f, i));
+}
+
 static void walking_through_a_block_in_steps_uses_it_once(void **state)
 {
 	struct fixture *f = *state;
@@ -394,6 +405,7 @@ int main(void)
 		TEST(peek_never_makes_a_block),
 		TEST(all_pinned_means_bypass_and_pins_hold),
 		TEST(a_scan_does_not_throw_out_what_is_used_again),
+		TEST(a_set_that_only_hits_for_long_survives_a_scan),
 		TEST(walking_through_a_block_in_steps_uses_it_once),
 		TEST(what_comes_back_soon_after_eviction_becomes_a_main_block),
 		TEST(read_ahead_takes_no_hot_block),
