@@ -30,6 +30,7 @@ static const struct httpd_route routes[] = {
 	{ "/read", HTTPD_GET, serve_answer_read },
 	{ "/health", HTTPD_GET, serve_answer_health },
 	{ "/stats", HTTPD_GET, serve_answer_stats },
+	{ "/metrics", HTTPD_GET, serve_answer_metrics },
 	{ "/cleanup", HTTPD_DELETE, serve_answer_cleanup },
 };
 
@@ -201,7 +202,7 @@ static int run(struct serve *s, const sigset_t *signals, char *message, size_t b
 	if (err)
 		goto fetcher;
 	s->has_device = (o->via & VIA_RDMA) && device_walk(found_active, NULL) > 0;
-	s->start_ms = now_ms();
+	s->start_s = time(NULL);
 	err = serve_until_told(s, signals, message, bytes);
 	temp_files_close(s->temp);
 fetcher:

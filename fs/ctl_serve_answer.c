@@ -178,6 +178,7 @@ static void send_answer(struct answer *a, struct httpd_request *r, int64_t elaps
 	}
 	count(&s->counters.by_status[HTTP_OK], 1);
 	count(&s->counters.by_source[a->source].reads, 1);
+	latency_add(&s->counters.by_source[a->source].latency, elapsed_ns);
 	httpd_reply(r, &reply);
 }
 

@@ -49,6 +49,13 @@ static void give_memory(struct serve_read *s, uint64_t bytes)
 	pthread_cond_broadcast(&r->freed);
 }
 
+uint64_t serve_reader_free_bytes(struct serve_reader *r)
+{
+	LOCK_SCOPE(&r->lock);
+
+	return r->free_bytes;
+}
+
 /* --- where to read --- */
 
 static const struct server *find_server(const struct location_set *set, const struct endpoint *e)

@@ -43,6 +43,9 @@ struct serve_reader {
 int serve_reader_init(struct serve_reader *r, uint64_t memory_bytes);
 void serve_reader_destroy(struct serve_reader *r);
 
+/* Of the allowance, now. */
+uint64_t serve_reader_free_bytes(struct serve_reader *r);
+
 /* A read under way, of one thread at a time. */
 struct serve_read {
 	struct serve_reader *reader;

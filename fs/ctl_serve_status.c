@@ -10,18 +10,11 @@
 #include "filer/locate.h"
 #include "fs/ctl.h"
 #include "fs/ctl_serve.h"
-#include "fs/ctl_serve_temp.h"
 #include "rdma/client.h"
 
-#define MS_PER_S 1000.0
 #define HTTP_OK 200
 #define HTTP_INTERNAL 500
 #define HTTP_UNAVAILABLE 503
-
-static uint64_t value_of(atomic_uint_fast64_t *counter)
-{
-	return atomic_load_explicit(counter, memory_order_relaxed);
-}
 
 static void add_timestamp(cJSON *object)
 {
@@ -71,28 +64,15 @@ static bool agent_is_up(const struct serve *s)
 }
 
 struct servers {
-	cJSON *array; /* NULL: only count */
 	unsigned known, resting;
 };
 
 static void note_server(void *arg, struct server *server)
 {
 	struct servers *all = arg;
-	enum breaker_state http = breaker_state(&server->http);
 
 	all->known++;
-	all->resting += http == BREAKER_OPEN;
-	if (!all->array)
-		return;
-	cJSON *o = cJSON_CreateObject();
-	cJSON_AddStringToObject(o, "url", server->url);
-	ctl_json_u64(o, "reads", server->reads);
-	ctl_json_u64(o, "bytes", server->bytes);
-	ctl_json_u64(o, "failures", server->failures);
-	cJSON_AddStringToObject(o, "http", breaker_state_name(http));
-	cJSON_AddStringToObject(o, "agent", breaker_state_name(breaker_state(&server->agent)));
-	cJSON_AddStringToObject(o, "rdma", breaker_state_name(breaker_state(&server->rdma)));
-	cJSON_AddItemToArray(all->array, o);
+	all->resting += breaker_state(&server->http) == BREAKER_OPEN;
 }
 
 void serve_answer_health(struct httpd_request *r, void *arg)
@@ -121,79 +101,14 @@ void serve_answer_health(struct httpd_request *r, void *arg)
 
 /* --- figures --- */
 
-static void add_reads(struct serve *s, cJSON *tree)
-{
-	cJSON *reads = cJSON_AddObjectToObject(tree, "reads");
-
-	ctl_json_u64(reads, "active", atomic_load(&s->active));
-	ctl_json_u64(reads, "limit", s->options->reads_max);
-	ctl_json_u64(reads, "broken_off", value_of(&s->counters.broken_off));
-	cJSON *statuses = cJSON_AddObjectToObject(reads, "by_status");
-	for (unsigned i = 0; i < SERVE_STATUS_MAX; i++) {
-		uint64_t n = value_of(&s->counters.by_status[i]);
-		char name[8];
-
-		snprintf(name, sizeof(name), "%u", i);
-		if (n)
-			ctl_json_u64(statuses, name, n);
-	}
-	cJSON *sources = cJSON_AddObjectToObject(reads, "by_source");
-	for (int i = 0; i < SERVE_SOURCES; i++) {
-		const char *name = serve_source_name((enum serve_source)i);
-		cJSON *o = cJSON_AddObjectToObject(sources, name);
-
-		ctl_json_u64(o, "reads", value_of(&s->counters.by_source[i].reads));
-		ctl_json_u64(o, "bytes", value_of(&s->counters.by_source[i].bytes));
-	}
-}
-
-/* What was asked of the cluster for that. */
-static void add_fetches(struct serve *s, cJSON *tree)
-{
-	struct fetch_stats stats;
-	cJSON *all = cJSON_AddObjectToObject(tree, "fetches");
-
-	fetcher_stats(s->reader.fetcher, &stats);
-	for (size_t i = 0; i < stats.n_sources; i++) {
-		cJSON *o = cJSON_AddObjectToObject(all, stats.source[i].name);
-
-		ctl_json_u64(o, "reads", stats.source[i].reads);
-		ctl_json_u64(o, "bytes", stats.source[i].bytes);
-		ctl_json_u64(o, "failures", stats.source[i].failures);
-	}
-	ctl_json_u64(all, "failed", stats.failed);
-}
-
-static void add_temp_files(const struct serve *s, cJSON *tree)
-{
-	struct temp_stats stats;
-
-	if (!s->temp)
-		return;
-	temp_files_stats(s->temp, &stats);
-	cJSON *o = cJSON_AddObjectToObject(tree, "temp_files");
-	ctl_json_u64(o, "files", stats.files);
-	ctl_json_u64(o, "bytes", stats.bytes);
-	ctl_json_u64(o, "added", stats.added);
-	ctl_json_u64(o, "removed", stats.removed);
-	ctl_json_u64(o, "expired", stats.expired);
-}
-
 void serve_answer_stats(struct httpd_request *r, void *arg)
 {
 	struct serve *s = arg;
-	cJSON *tree = cJSON_CreateObject();
-	struct servers servers = { 0 };
+	cJSON *tree = serve_metrics_json(s);
 
 	cJSON_AddBoolToObject(tree, "enabled", rdma_is_enabled(s));
 	cJSON_AddBoolToObject(tree, "connected", agent_is_up(s));
 	cJSON_AddStringToObject(tree, "client_type", "kelpd");
 	add_timestamp(tree);
-	cJSON_AddNumberToObject(tree, "uptime_s", (double)(now_ms() - s->start_ms) / MS_PER_S);
-	add_reads(s, tree);
-	add_fetches(s, tree);
-	servers.array = cJSON_AddArrayToObject(tree, "volume_servers");
-	locator_each_server(s->cluster.locator, note_server, &servers);
-	add_temp_files(s, tree);
 	answer_json(r, HTTP_OK, tree);
 }

@@ -55,6 +55,18 @@ class Serve(weed.Process):
     def stats(self):
         return json.loads(self.get("/stats").data)
 
+    def answers(self):
+        """How many of each status /read gave so far."""
+        return self.stats()["kelpctl_answers_total"]
+
+    def sent(self, source):
+        """Bytes from that source that were sent so far."""
+        return self.stats()["kelpctl_answer_bytes_total"][source]
+
+    def active(self):
+        """Reads under way."""
+        return self.stats()["kelpctl_reads_active"]
+
     def end(self):
         """Ends it as an operator would; it has to do so cleanly."""
         if self.running():

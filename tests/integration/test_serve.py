@@ -20,6 +20,7 @@ import weed
 import wire
 from corpus import noise, prose
 from test_agent import READ_KEY, Agent, Volumes
+from test_status import PROMTOOL, promtool_check
 
 MIB = 1 << 20
 NO_NEEDLE = "ffffff12345678"
@@ -334,20 +335,34 @@ def test_health_is_503_while_every_volume_server_is_away(start, cluster, needle)
 
 def test_stats_count_every_answer_and_every_byte(start, cluster, agent, needle, large):
     serve = start("--filer", cluster.filer, "--agent-port", agent.port)
-    before = serve.stats()
-    assert before["reads"]["by_status"] == {} and before["enabled"] is ("RDMA where" in serve.log_text())
+    assert serve.answers() == {} and serve.stats()["enabled"] is ("RDMA where" in serve.log_text())
     serve.read(needle[0])
     serve.read(large[0])
     serve.read(needle[0], "&size=10")
     serve.read("x")
     serve.request("HEAD", f"/read?file_id={needle[0]}")
     stats = serve.stats()
-    assert stats["reads"]["by_status"] == {"200": 4, "400": 1}
-    assert stats["reads"]["by_source"]["tcp"] == {"reads": 4, "bytes": len(needle[1]) + len(large[1]) + 10}
-    assert stats["reads"]["by_source"]["http"] == {"reads": 0, "bytes": 0}
-    assert (stats["reads"]["active"], stats["reads"]["limit"]) == (0, 64)
-    assert stats["fetches"]["tcp"]["bytes"] >= len(needle[1]) + len(large[1])
-    assert [server["url"] for server in stats["volume_servers"]] == [f"http://{server_of(cluster)}"]
+    assert stats["kelpctl_answers_total"] == {"200": 4, "400": 1}
+    assert stats["kelpctl_answer_reads_total"] == {"rdma": 0, "tcp": 4, "http": 0}
+    sent = len(needle[1]) + len(large[1]) + 10
+    assert stats["kelpctl_answer_bytes_total"] == {"rdma": 0, "tcp": sent, "http": 0}
+    assert stats["kelpctl_answer_seconds"]["tcp"]["count"] == 4
+    assert (stats["kelpctl_reads_active"], stats["kelpctl_reads_limit"]) == (0, 64)
+    assert stats["kelpctl_memory_bytes"] == stats["kelpctl_memory_free_bytes"] == 256 * MIB
+    assert stats["kelpctl_source_bytes_total"]["tcp"] >= sent
+    assert list(stats["kelpctl_server_bytes_total"]) == [f"http://{server_of(cluster)}"]
+
+
+@pytest.mark.skipif(not PROMTOOL, reason="no promtool: scripts/setup gets it")
+def test_metrics_are_those_of_stats_and_promtool_accepts_them(serve, needle):
+    serve.read(needle[0])
+    answer = serve.get("/metrics")
+    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    result = promtool_check(answer.data)
+    assert result.returncode == 0 and not result.stderr, result.stderr.decode()
+    names = set(re.findall(r"^# TYPE (\S+)", answer.data.decode(), re.M))
+    assert names == {name for name in serve.stats() if name.startswith("kelpctl_")}
+    assert f'kelpctl_answers_total{{status="200"}} {serve.answers()["200"]}' in answer.data.decode()
 
 
 def test_a_range_of_a_large_needle_is_not_read_whole(start, cluster, agent, large):
@@ -355,7 +370,7 @@ def test_a_range_of_a_large_needle_is_not_read_whole(start, cluster, agent, larg
     serve = start("--filer", cluster.filer, "--agent-port", agent.port)
     serve.read(fid, "&offset=1000000&size=5000")
     serve.read(fid, f"&offset={len(data) - 3 * MIB}")
-    fetched = sum(source["bytes"] for source in serve.stats()["fetches"].values() if isinstance(source, dict))
+    fetched = sum(serve.stats()["kelpctl_source_bytes_total"].values())
     assert fetched <= 5000 + 3 * MIB + 10
 
 
@@ -475,12 +490,11 @@ def test_64_readers_with_a_limit_of_16_get_right_bytes_or_429(start, cluster, ag
 
     with hold_reads(serve, fid, 16) as release, ThreadPoolExecutor(64) as pool:
         results = [pool.submit(read, i) for i in range(64)]
-        weed.wait_until(lambda: serve.stats()["reads"]["by_status"].get("429", 0) >= 48, "refusals")
+        weed.wait_until(lambda: serve.answers().get("429", 0) >= 48, "refusals")
         release()
         refusals = sum(result.result(timeout=180) for result in results)
-    statuses = serve.stats()["reads"]["by_status"]
-    assert statuses == {"200": 64 + 16, "429": refusals} and refusals >= 48
-    weed.wait_until(lambda: serve.stats()["reads"]["active"] == 0, "all reads to be over")
+    assert serve.answers() == {"200": 64 + 16, "429": refusals} and refusals >= 48
+    weed.wait_until(lambda: serve.active() == 0, "all reads to be over")
 
 
 @contextlib.contextmanager
@@ -499,7 +513,7 @@ def hold_reads(serve, fid, n):
             client.connect((weed.HOST, serve.port))
             client.sendall(f"GET /read?file_id={fid} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             held.append(client)
-        weed.wait_until(lambda: serve.stats()["reads"]["active"] >= n, f"{n} reads under way")
+        weed.wait_until(lambda: serve.active() >= n, f"{n} reads under way")
         yield release
     finally:
         release()
@@ -509,7 +523,7 @@ def test_a_client_that_takes_nothing_loses_its_place_in_time(start, cluster, lar
     serve = start("--filer", cluster.filer, "--reads", 1, "--client-timeout", 1, "--timeout", 1)
     with hold_reads(serve, large[0], 1):
         refused(serve.read(large[0], "&size=1"), 429)
-        weed.wait_until(lambda: serve.stats()["reads"]["active"] == 0, "the slow client to be cut off", 15)
+        weed.wait_until(lambda: serve.active() == 0, "the slow client to be cut off", 15)
         assert serve.read(large[0], "&size=10").data == large[1][:10]
 
 
@@ -517,7 +531,7 @@ def test_a_client_that_goes_away_gives_its_place_back(start, cluster, large):
     serve = start("--filer", cluster.filer, "--reads", 1, "--client-timeout", 300)
     with hold_reads(serve, large[0], 1) as release:
         release()
-        weed.wait_until(lambda: serve.stats()["reads"]["active"] == 0, "the place to be free", 15)
+        weed.wait_until(lambda: serve.active() == 0, "the place to be free", 15)
 
 
 def send_slowly(port, data, every_s=0.1):
@@ -584,6 +598,11 @@ def temp_dir(tmp_path):
     return tmp_path / "handed over"
 
 
+def temp_stats(serve):
+    stats = serve.stats()
+    return {what: stats[f"kelpctl_temp_files_{what}_total"] for what in ("added", "removed", "expired")}
+
+
 def files_in(folder):
     return sorted(folder.iterdir()) if folder.exists() else []
 
@@ -608,7 +627,7 @@ def test_a_file_with_the_same_bytes_is_offered_and_removed_when_told(start, clus
     assert serve.request("DELETE", f"/cleanup?temp_file={quoted}").status == 200
     assert files_in(temp_dir) == []
     refused(serve.request("DELETE", f"/cleanup?temp_file={quoted}"), 404)
-    assert serve.stats()["temp_files"] == {"files": 0, "bytes": 0, "added": 1, "removed": 1, "expired": 0}
+    assert temp_stats(serve) == {"added": 1, "removed": 1, "expired": 0}
 
 
 def test_small_answers_head_and_streams_come_without_a_file(start, cluster, needle, large, temp_dir):
@@ -638,7 +657,7 @@ def test_files_go_away_with_age_at_the_end_and_after_a_kill(start, cluster, need
     serve = start("--filer", cluster.filer, "--temp-dir", temp_dir, "--temp-age", 1)
     serve.read(needle[0])
     weed.wait_until(lambda: not files_in(temp_dir), "the file to be removed", 15)
-    assert serve.stats()["temp_files"]["expired"] == 1
+    assert temp_stats(serve)["expired"] == 1
     serve.end()
     serve = start("--filer", cluster.filer, "--temp-dir", temp_dir)
     serve.read(needle[0])
@@ -745,23 +764,20 @@ def test_weed_mount_4_44_reads_files_of_one_chunk_through_it(
     sidecar.old_weed()
     options = ("--temp-dir", temp_dir) if with_files else ()
     serve = start("--filer", cluster.filer, "--agent-port", agent.port, "--claim-rdma", *options)
-    before = serve.stats()["reads"]
     filer = f"{weed.HOST}:{cluster.filer_port}"
     mount = sidecar.OldMount(filer, serve.address, tmp_path / "mnt", tmp_path, "/old")
     try:
         for name, data in files.items():
             assert (mount.path / name).read_bytes() == data, name
         if with_files:
-            weed.wait_until(lambda: serve.stats()["temp_files"]["removed"], "the mount to give files back", 15)
+            weed.wait_until(lambda: temp_stats(serve)["removed"], "the mount to give files back", 15)
             weed.wait_until(lambda: not files_in(temp_dir), "it to give back all of them", 15)
     finally:
         mount.end()
-    after = serve.stats()
-    assert after["reads"]["by_status"].keys() == {"200"}
-    sent = sum(source["bytes"] for source in after["reads"]["by_source"].values())
-    assert before["by_status"] == {} and sent >= sum(map(len, files.values()))
+    assert serve.answers().keys() == {"200"}
+    assert serve.sent("tcp") + serve.sent("http") >= sum(map(len, files.values()))
     if with_files:
-        assert after["temp_files"]["added"] == after["temp_files"]["removed"] > 0
+        assert temp_stats(serve)["added"] == temp_stats(serve)["removed"] > 0
 
 
 def test_weed_mount_4_44_reads_by_itself_what_came_without_rdma(start, cluster, agent, files, tmp_path):
@@ -774,7 +790,7 @@ def test_weed_mount_4_44_reads_by_itself_what_came_without_rdma(start, cluster, 
         assert (mount.path / "medium").read_bytes() == files["medium"]
     finally:
         mount.end()
-    assert serve.stats()["reads"]["by_status"] == {}
+    assert serve.answers() == {}
 
 
 def test_weed_mount_4_44_reads_overwritten_and_sparse_files_wrong(start, cluster, tmp_path):
@@ -793,4 +809,4 @@ def test_weed_mount_4_44_reads_overwritten_and_sparse_files_wrong(start, cluster
         assert len(filer.get("/faults/sparse")) == MIB + 1000
     finally:
         mount.end()
-    assert serve.stats()["reads"]["by_status"].keys() == {"200"}
+    assert serve.answers().keys() == {"200"}
