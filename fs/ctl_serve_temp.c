@@ -236,23 +236,32 @@ file:
 	return err;
 }
 
+/* With the lock. NULL: there is none. */
+static struct temp_file *find_file(struct temp_files *t, const char *name)
+{
+	struct temp_file *f;
+
+	TAILQ_FOREACH(f, &t->files, link)
+	{
+		if (strcmp(f->name, name) == 0)
+			return f;
+	}
+	return NULL;
+}
+
 int temp_files_remove(struct temp_files *t, const char *path)
 {
 	size_t len = strlen(t->folder);
-	struct temp_file *f;
 
 	if (strncmp(path, t->folder, len) != 0 || path[len] != '/')
 		return -ENOENT;
 	LOCK_SCOPE(&t->lock);
-	TAILQ_FOREACH(f, &t->files, link)
-	{
-		if (strcmp(f->name, path + len + 1) == 0) {
-			drop(t, f);
-			t->stats.removed++;
-			return 0;
-		}
-	}
-	return -ENOENT;
+	struct temp_file *f = find_file(t, path + len + 1);
+	if (!f)
+		return -ENOENT;
+	drop(t, f);
+	t->stats.removed++;
+	return 0;
 }
 
 void temp_files_expire(struct temp_files *t, int64_t age_ms)
