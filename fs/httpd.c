@@ -274,6 +274,19 @@ void httpd_error(struct httpd_request *r, unsigned status, const char *format, .
 	reply_error(r, status, text, NULL);
 }
 
+void httpd_reply_text(struct httpd_request *r, unsigned status, char *text, const char *type)
+{
+	if (!text) {
+		reply_error(r, MHD_HTTP_INTERNAL_SERVER_ERROR, "out of memory", NULL);
+		return;
+	}
+	httpd_reply(r, &(struct httpd_reply){ .status = status,
+					      .type = type,
+					      .body = text,
+					      .bytes = strlen(text),
+					      .owned = true });
+}
+
 static bool route_takes(const struct httpd_route *route, const char *method)
 {
 	if (strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0)

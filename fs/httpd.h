@@ -118,6 +118,9 @@ struct httpd_reply {
 
 void httpd_reply(struct httpd_request *r, const struct httpd_reply *reply);
 
+/* text came from malloc() and is the server's now; NULL: out of memory, which is answered with 500. */
+void httpd_reply_text(struct httpd_request *r, unsigned status, char *text, const char *type);
+
 /* {"error": message} */
 void httpd_error(struct httpd_request *r, unsigned status, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));

@@ -19,6 +19,7 @@
 #include "filer/token.h"
 #include "filer/volume_status.h"
 #include "fs/kelpd_options.h"
+#include "fs/kelpd_status.h"
 #include "fs/launch.h"
 #include "fs/log.h"
 #include "fs/notify.h"
@@ -44,6 +45,7 @@ struct kelpd {
 	struct agent agent;
 	struct listener *tcp;
 	struct listener *verbs; /* NULL: no RDMA here */
+	struct kelpd_status *status; /* NULL: not wanted */
 	unsigned active_before; /* connections, when memory was last looked at */
 	struct {
 		uint64_t refused, version_refused, malformed, stalled, denied, io, corrupt;
@@ -392,6 +394,23 @@ static int start(struct kelpd *k, char *message, size_t bytes)
 	return err;
 }
 
+static int start_status(struct kelpd *k, char *message, size_t bytes)
+{
+	struct kelpd_status_config cfg = { .options = k->options,
+					   .agent = &k->agent,
+					   .store = k->store,
+					   .has_rdma = k->verbs != NULL };
+
+	return k->options->status.port ? kelpd_status_start(&cfg, &k->status, message, bytes) : 0;
+}
+
+static void stop_listening(struct kelpd *k)
+{
+	if (k->verbs)
+		agent_verbs.stop(k->verbs, deadline_in_ms(STOP_TIMEOUT_MS));
+	agent_tcp.stop(k->tcp, deadline_in_ms(STOP_TIMEOUT_MS));
+}
+
 static int run_kelpd(void *arg, struct launch *l, char *message, size_t bytes)
 {
 	struct kelpd k = { .options = arg };
@@ -409,13 +428,17 @@ static int run_kelpd(void *arg, struct launch *l, char *message, size_t bytes)
 	raise_file_limit();
 	int err = start(&k, message, bytes);
 	if (!err) {
+		err = start_status(&k, message, bytes);
+		if (err)
+			stop_listening(&k);
+	}
+	if (!err) {
 		launch_report_ready(l);
 		notify_manager("READY=1");
 		serve(&k, &signals);
 		notify_manager("STOPPING=1");
-		if (k.verbs)
-			agent_verbs.stop(k.verbs, deadline_in_ms(STOP_TIMEOUT_MS));
-		agent_tcp.stop(k.tcp, deadline_in_ms(STOP_TIMEOUT_MS));
+		kelpd_status_stop(k.status);
+		stop_listening(&k);
 		log_statistics(&k);
 		log_info("ended");
 	}
@@ -444,6 +467,9 @@ int main(int argc, char *argv[])
 		break;
 	case KELPD_DUMP_MAN:
 		kelpd_options_print_man(stdout);
+		break;
+	case KELPD_DUMP_METRICS:
+		kelpd_metrics_markdown(stdout);
 		break;
 	case KELPD_SERVE:
 		status = launch("kelpd", o.foreground, run_kelpd, &o);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "filer/base/base.h"
+#include "fs/httpd.h"
 #include "fs/opttable.h"
 #include "rdma/wire.h"
 
@@ -46,6 +47,11 @@ static int store_listen(const char *text, void *target)
 	return 0;
 }
 
+static int store_status(const char *text, void *target)
+{
+	return httpd_parse_address(text, &((struct kelpd_options *)target)->status);
+}
+
 static int store_volume_server(const char *text, void *target)
 {
 	struct kelpd_options *o = target;
@@ -76,6 +82,8 @@ static const struct opt rows[] = {
 	  "most memory that answers may wait in, of all connections together" },
 	{ "threads", "N", 0, OPT_UINT, AT(threads), 1, 16, "2",
 	  "event threads" },
+	{ "status", "[ADDR:]PORT", 0, OPT_OTHER, 0, 0, 0, NULL,
+	  "serve /health, /stats and /metrics over HTTP there; on 127.0.0.1 if only a port is given", store_status },
 	{ "foreground", NULL, 'f', OPT_FLAG, AT(foreground), 0, 0, NULL,
 	  "stay in the foreground; messages go to standard error" },
 	{ "debug", NULL, 'd', OPT_FLAG, AT(debug), 0, 0, NULL,
@@ -98,6 +106,11 @@ static int parse_option(const char *arg, const char *next, bool *ret_took_next,
 	if (strcmp(arg, "--dump-options=man") == 0) {
 		*ret_took_next = false;
 		o->command = KELPD_DUMP_MAN;
+		return 0;
+	}
+	if (strcmp(arg, "--dump-metrics") == 0) {
+		*ret_took_next = false;
+		o->command = KELPD_DUMP_METRICS;
 		return 0;
 	}
 	int err = opt_parse(&table, 0, arg, next, ret_took_next, o, message, bytes);

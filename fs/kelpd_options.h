@@ -15,6 +15,7 @@ enum kelpd_command {
 	KELPD_HELP,
 	KELPD_VERSION,
 	KELPD_DUMP_MAN,
+	KELPD_DUMP_METRICS,
 };
 
 /* Strings are owned; free with kelpd_options_free(). */
@@ -32,6 +33,7 @@ struct kelpd_options {
 	unsigned idle_ms;
 	uint64_t staging_bytes;
 	unsigned threads;
+	struct endpoint status; /* port 0: none; host "": all addresses */
 	bool foreground;
 	bool debug;
 };

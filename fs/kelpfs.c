@@ -11,6 +11,7 @@
 #include "fs/launch.h"
 #include "fs/log.h"
 #include "fs/mount.h"
+#include "fs/mount_metrics.h"
 #include "fs/options.h"
 
 static void print_version(void)
@@ -60,6 +61,9 @@ static int run(struct options *o)
 		return EXIT_SUCCESS;
 	case COMMAND_DUMP_MAN:
 		options_print_man(stdout);
+		return EXIT_SUCCESS;
+	case COMMAND_DUMP_METRICS:
+		mount_metrics_markdown(stdout);
 		return EXIT_SUCCESS;
 	case COMMAND_MOUNT:
 		break;

@@ -1,7 +1,10 @@
 #include "fs/metrics.h"
 
 #include <inttypes.h>
-#include <string.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <cjson/cJSON.h>
 
 #define US_PER_S 1e6
 #define NS_PER_S 1e9
@@ -88,8 +91,14 @@ static void print_latency(const struct metric_sink *s, const struct latency_coun
 	fprintf(s->out, " %" PRIu64 "\n", n);
 }
 
-void metrics_prometheus(FILE *out, const struct metric_table *t, const void *snapshot)
+char *metrics_prometheus_text(const struct metric_table *t, const void *snapshot)
 {
+	char *text = NULL;
+	size_t bytes;
+	FILE *out = open_memstream(&text, &bytes);
+
+	if (!out)
+		return NULL;
 	for (size_t i = 0; i < t->n; i++) {
 		struct metric_sink s = { .row = &t->rows[i], .out = out };
 
@@ -97,6 +106,10 @@ void metrics_prometheus(FILE *out, const struct metric_table *t, const void *sna
 			type_name(s.row->type));
 		each_value(&s, snapshot);
 	}
+	if (fclose(out) == 0)
+		return text;
+	free(text);
+	return NULL;
 }
 
 /* --- JSON --- */
@@ -148,7 +161,7 @@ static cJSON *make_latency(const struct latency_counts *l)
 	return tree;
 }
 
-cJSON *metrics_json(const struct metric_table *t, const void *snapshot)
+char *metrics_json_text(const struct metric_table *t, const void *snapshot)
 {
 	cJSON *tree = cJSON_CreateObject();
 
@@ -160,7 +173,9 @@ cJSON *metrics_json(const struct metric_table *t, const void *snapshot)
 			cJSON_AddObjectToObject(tree, s.row->name);
 		each_value(&s, snapshot);
 	}
-	return tree;
+	char *text = tree ? cJSON_Print(tree) : NULL;
+	cJSON_Delete(tree);
+	return text;
 }
 
 /* --- values --- */
@@ -194,7 +209,20 @@ void metric_latency(struct metric_sink *s, const struct latency_counts *l,
 	print_latency(s, l, labels);
 }
 
-/* --- the page in docs/ --- */
+/* --- the rest --- */
+
+uint64_t metrics_resident_bytes(void)
+{
+	uint64_t pages = 0;
+	FILE *f = fopen("/proc/self/statm", "re");
+
+	if (!f)
+		return 0;
+	if (fscanf(f, "%*u %" SCNu64, &pages) != 1) /* NOLINT(cert-err34-c): the kernel's */
+		pages = 0;
+	fclose(f);
+	return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
 
 void metrics_markdown(FILE *out, const struct metric_table *t)
 {

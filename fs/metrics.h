@@ -7,8 +7,6 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#include <cjson/cJSON.h>
-
 #include "fs/latency.h"
 
 enum metric_type {
@@ -42,13 +40,18 @@ extern const char *const metric_no_labels[METRIC_LABELS_MAX];
 void metric_latency(struct metric_sink *s, const struct latency_counts *l,
 		    const char *const labels[]);
 
-/* {"name": 1, "name with a label": {"its value": 1, ...}, ...}; histograms are {"count", "sum", "buckets":
- * [[bound in seconds, how many up to there], ...]}. NULL without memory. */
-cJSON *metrics_json(const struct metric_table *t, const void *snapshot);
+/* All texts are malloced; NULL without memory.
+ *
+ * {"name": 1, "name with a label": {"its value": 1, ...}, ...}; histograms are {"count", "sum", "buckets":
+ * [[bound in seconds, how many up to there], ...]}. */
+char *metrics_json_text(const struct metric_table *t, const void *snapshot);
 
 /* The text format 0.0.4. */
-void metrics_prometheus(FILE *out, const struct metric_table *t, const void *snapshot);
+char *metrics_prometheus_text(const struct metric_table *t, const void *snapshot);
 #define METRICS_PROMETHEUS_TYPE "text/plain; version=0.0.4; charset=utf-8"
+
+/* Memory of this process that is in RAM. */
+uint64_t metrics_resident_bytes(void);
 
 void metrics_markdown(FILE *out, const struct metric_table *t);
 

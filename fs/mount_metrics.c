@@ -2,10 +2,10 @@
 
 #include <curl/curl.h>
 #include <fuse_lowlevel.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+
+#include <cjson/cJSON.h>
 
 #include "cache/blockcache.h"
 #include "cache/slab.h"
@@ -42,19 +42,6 @@ struct snapshot {
 	} fuse;
 };
 
-static uint64_t resident_bytes(void)
-{
-	uint64_t pages = 0;
-	FILE *f = fopen("/proc/self/statm", "re");
-
-	if (!f)
-		return 0;
-	if (fscanf(f, "%*u %" SCNu64, &pages) != 1) /* NOLINT(cert-err34-c): the kernel's */
-		pages = 0;
-	fclose(f);
-	return pages * (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
 static void take_snapshot(struct mount *m, struct snapshot *s)
 {
 	struct mount_counters *c = &m->counters;
@@ -62,7 +49,7 @@ static void take_snapshot(struct mount *m, struct snapshot *s)
 	*s = (struct snapshot){
 		.mount = m,
 		.start_s = (uint64_t)m->start_s,
-		.resident_bytes = resident_bytes(),
+		.resident_bytes = metrics_resident_bytes(),
 		.reads = atomic_load_explicit(&c->reads, memory_order_relaxed),
 		.read_bytes = atomic_load_explicit(&c->read_bytes, memory_order_relaxed),
 		.read_errors = atomic_load_explicit(&c->read_errors, memory_order_relaxed),
@@ -444,37 +431,20 @@ static const struct metric_table table = { rows, ARRAY_LEN(rows) };
 
 /* --- text --- */
 
-static char *print_and_delete(cJSON *tree)
-{
-	char *text = tree ? cJSON_Print(tree) : NULL;
-
-	cJSON_Delete(tree);
-	return text;
-}
-
 char *mount_stats_json(struct mount *m)
 {
 	struct snapshot s;
 
 	take_snapshot(m, &s);
-	return print_and_delete(metrics_json(&table, &s));
+	return metrics_json_text(&table, &s);
 }
 
 char *mount_metrics_text(struct mount *m)
 {
 	struct snapshot s;
-	char *text = NULL;
-	size_t bytes;
-	FILE *out = open_memstream(&text, &bytes);
 
-	if (!out)
-		return NULL;
 	take_snapshot(m, &s);
-	metrics_prometheus(out, &table, &s);
-	if (fclose(out) == 0)
-		return text;
-	free(text);
-	return NULL;
+	return metrics_prometheus_text(&table, &s);
 }
 
 static void add_option(void *arg, const char *name, const char *value, enum option_source source)
@@ -490,9 +460,12 @@ char *mount_config_json(struct mount *m)
 {
 	cJSON *tree = cJSON_CreateObject();
 
-	if (tree)
-		options_each(m->options, add_option, tree);
-	return print_and_delete(tree);
+	if (!tree)
+		return NULL;
+	options_each(m->options, add_option, tree);
+	char *text = cJSON_Print(tree);
+	cJSON_Delete(tree);
+	return text;
 }
 
 void mount_metrics_markdown(FILE *out)

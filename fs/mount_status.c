@@ -166,33 +166,21 @@ static void answer_health(struct httpd_request *r, void *arg)
 
 /* --- the rest --- */
 
-static void answer_text(struct httpd_request *r, char *text, const char *type)
-{
-	if (!text) {
-		httpd_error(r, 500, "out of memory");
-		return;
-	}
-	httpd_reply(r, &(struct httpd_reply){ .status = 200,
-					      .type = type,
-					      .body = text,
-					      .bytes = strlen(text),
-					      .owned = true });
-}
-
 static void answer_stats(struct httpd_request *r, void *arg)
 {
-	answer_text(r, mount_stats_json(((struct mount_status *)arg)->mount), HTTPD_JSON);
+	httpd_reply_text(r, 200, mount_stats_json(((struct mount_status *)arg)->mount), HTTPD_JSON);
 }
 
 static void answer_metrics(struct httpd_request *r, void *arg)
 {
-	answer_text(r, mount_metrics_text(((struct mount_status *)arg)->mount),
-		    METRICS_PROMETHEUS_TYPE);
+	httpd_reply_text(r, 200, mount_metrics_text(((struct mount_status *)arg)->mount),
+			 METRICS_PROMETHEUS_TYPE);
 }
 
 static void answer_config(struct httpd_request *r, void *arg)
 {
-	answer_text(r, mount_config_json(((struct mount_status *)arg)->mount), HTTPD_JSON);
+	httpd_reply_text(r, 200, mount_config_json(((struct mount_status *)arg)->mount),
+			 HTTPD_JSON);
 }
 
 static const struct httpd_route routes[] = {

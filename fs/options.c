@@ -390,6 +390,7 @@ static int parse_flag(const char *arg, struct options *o)
 		{ "-V", COMMAND_VERSION },
 		{ "--version", COMMAND_VERSION },
 		{ "--dump-options=man", COMMAND_DUMP_MAN },
+		{ "--dump-metrics", COMMAND_DUMP_METRICS },
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(commands); i++) {

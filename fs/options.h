@@ -74,6 +74,7 @@ enum options_command {
 	COMMAND_HELP,
 	COMMAND_VERSION,
 	COMMAND_DUMP_MAN,
+	COMMAND_DUMP_METRICS,
 };
 
 /* Strings are owned; free with options_free(). */

@@ -434,3 +434,79 @@ def test_scrapes_do_not_leak(status_of):
     for _ in range(300):
         status.metrics()
     weed.wait_until(lambda: len(os.listdir(f"/proc/{mount.pid}/fd")) <= before + 2, "its sockets to close", HEALTH_S)
+
+
+# The agent
+
+
+@pytest.fixture
+def agent_status(source, work_dir):
+    port = weed.free_port()
+    agent = Agent(work_dir, "--dir", source.work_dir / "volume0", "--status", port)
+    yield agent, Status(port)
+    agent.end()
+
+
+def test_agent_counts_what_it_sent_to_the_byte(agent_status, mount_kelpfs, source):
+    agent, status = agent_status
+    mount = mount_kelpfs(source, options=["direct_io", "readahead=0", "rdma=off", "agent=require",
+                                          f"agent_port={agent.port}"])
+    before = status.metrics()
+    fd = os.open(mount.path / "status/data.bin", os.O_RDONLY)
+    for page in random.Random(2).sample(range(1, len(DATA) // (64 * KIB)), 20):
+        os.pread(fd, 4 * KIB, page * 64 * KIB)
+    os.close(fd)
+    values = status.metrics()
+    sent = sum(values[("kelpd_sent_bytes_total", way)] - before[("kelpd_sent_bytes_total", way)]
+               for way in ("memory", "page_cache"))
+    assert sent == 20 * 4 * KIB
+    assert values[("kelpd_reads_total", "no error")] - before[("kelpd_reads_total", "no error")] == 20
+    assert values[("kelpd_sessions",)] >= 1
+    assert values[("kelpd_volumes",)] > 0 and values[("kelpd_needles",)] > 0
+    assert values[("kelpd_staging_max_bytes",)] == 64 * MIB
+    assert status.json("/stats")["kelpd_reads_total"]["no error"] == values[("kelpd_reads_total", "no error")]
+
+
+@pytest.mark.skipif(not PROMTOOL, reason="no promtool: scripts/setup gets it")
+def test_promtool_accepts_the_agent_metrics(agent_status):
+    result = promtool_check(agent_status[1].ask("/metrics")[2])
+    assert result.returncode == 0 and result.stderr == b"", result.stderr.decode()
+
+
+def test_agent_health_fails_without_its_directory_and_recovers(make_cluster, work_dir):
+    alone = make_cluster("status-agent")
+    directory = alone.work_dir / "volume0"
+    port = weed.free_port()
+    agent = Agent(work_dir, "--dir", directory, "--status", port)
+    status = Status(port)
+    try:
+        code, _, body = status.ask("/health")
+        assert code == 200 and json.loads(body)["directories"] == [{"path": str(directory), "up": True}]
+        directory.rename(directory.with_name("away"))
+        code, _, body = status.ask("/health")
+        assert code == 503 and json.loads(body)["directories"][0]["error"]
+        directory.with_name("away").rename(directory)
+        assert status.is_up()
+    finally:
+        agent.end()
+        alone.stop()
+
+
+def test_agent_names_a_status_port_in_use(source):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = subprocess.run([mounts.bin_dir() / "kelpd", "--dir", source.work_dir / "volume0", "--listen",
+                                 f"127.0.0.1:{weed.free_port()}", "--status", str(port)],
+                                stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert result.returncode != 0
+    assert f"127.0.0.1, port {port}: Address already in use" in result.stderr
+
+
+# The page in docs/
+
+
+@pytest.mark.parametrize("program", ["kelpfs", "kelpd"])
+def test_the_docs_list_every_metric(program):
+    table = subprocess.run([mounts.bin_dir() / program, "--dump-metrics"], capture_output=True, text=True).stdout
+    assert len(table.splitlines()) > 20
+    assert table in (mounts.REPO / "docs/metrics.md").read_text(), f"put `{program} --dump-metrics` into docs/metrics.md"
