@@ -246,11 +246,10 @@ static void on_data(void *arg, const uint8_t *p, size_t n)
 	j->range->got += n;
 }
 
-/* The short way, for ranges over plain http. RANGE_UNUSUAL: go the other one. */
-static int get_range(struct needle_http *n, const struct target *t, struct job *j,
-		     struct deadline d, struct http_head *ret_head)
+static struct range_request range_request_of(const struct target *t, struct job *j,
+					     struct deadline d)
 {
-	const struct range_request r = {
+	return (struct range_request){
 		.url = t->url,
 		.origin_len = t->origin_len,
 		.bearer = t->token,
@@ -263,6 +262,13 @@ static int get_range(struct needle_http *n, const struct target *t, struct job *
 		.arg = j,
 		.deadline = d,
 	};
+}
+
+/* The short way, for ranges over plain http. RANGE_UNUSUAL: go the other one. */
+static int get_range(struct needle_http *n, const struct target *t, struct job *j,
+		     struct deadline d, struct http_head *ret_head)
+{
+	const struct range_request r = range_request_of(t, j, d);
 
 	return range_get(n->ranges, &r, ret_head);
 }
@@ -291,19 +297,24 @@ static int get(struct needle_http *n, const struct target *t, struct job *j, str
 	return http_perform(n->http, &r, ret_head);
 }
 
-static int perform(struct needle_http *n, const struct target *t, struct job *j, struct deadline d)
+/* What a complete answer comes to. */
+static int result_of(const struct job *j, const struct http_head *head)
 {
-	struct http_head head;
+	int err = status_err(head->status);
 
-	int err = get(n, t, j, d, &head);
-	if (err)
-		return err;
-	err = status_err(head.status);
 	if (!err && j->range && j->range->got < j->range_len)
 		err = -EIO;
 	if (!err && !crc_matches(j))
 		err = -EBADMSG;
 	return err;
+}
+
+static int perform(struct needle_http *n, const struct target *t, struct job *j, struct deadline d)
+{
+	struct http_head head;
+	int err = get(n, t, j, d, &head);
+
+	return err ? err : result_of(j, &head);
 }
 
 /* --- a needle that the checksum does not fit --- */
@@ -427,16 +438,23 @@ static int first_token(struct needle_http *n, const struct fid *fid, struct dead
 	return 0;
 }
 
+static int target_at_server(struct needle_http *n, const struct server *server,
+			    const struct fid *fid, struct deadline d, struct target *ret)
+{
+	char text[FID_STR_MAX];
+
+	fid_format(fid, text);
+	snprintf(ret->url, sizeof(ret->url), "%s/%s?readDeleted=true", server->url, text);
+	ret->origin_len = strlen(server->url);
+	return first_token(n, fid, d, ret->token);
+}
+
 static int read_from_server(struct needle_http *n, struct server *server, struct job *j,
 			    struct deadline d)
 {
 	struct target t;
-	char fid[FID_STR_MAX];
+	int err = target_at_server(n, server, j->fid, d, &t);
 
-	fid_format(j->fid, fid);
-	snprintf(t.url, sizeof(t.url), "%s/%s?readDeleted=true", server->url, fid);
-	t.origin_len = strlen(server->url);
-	int err = first_token(n, j->fid, d, t.token);
 	if (err)
 		return err;
 	err = perform_checked(n, &t, j, d);
@@ -505,6 +523,56 @@ static int server_read_whole(void *self, struct server *server, const struct fid
 	return read_from_server(self, server, &j, d);
 }
 
+/* Several reads from one server. */
+struct many {
+	struct target targets[NEEDLE_ITEMS_MAX];
+	struct range_request requests[NEEDLE_ITEMS_MAX];
+	struct many_job {
+		struct job job; /* first: what the requests' callbacks get */
+		struct needle_item *item;
+		void (*done)(void *arg, struct needle_item *item);
+		void *arg;
+	} jobs[NEEDLE_ITEMS_MAX];
+};
+
+static void on_answer(void *arg, int err, const struct http_head *head)
+{
+	struct many_job *m = arg;
+
+	if (err)
+		m->item->err = err == RANGE_UNUSUAL ? -EOPNOTSUPP : err;
+	else
+		m->item->err = result_of(&m->job, head);
+	m->done(m->arg, m->item);
+}
+
+static void server_read_many(void *self, struct server *server, struct needle_item *const *items,
+			     size_t n, void (*done)(void *arg, struct needle_item *item), void *arg,
+			     struct deadline d)
+{
+	CLEANUP_FREE struct many *m = calloc(1, sizeof(*m));
+	struct needle_http *needles = self;
+	int err = m ? 0 : -ENOMEM;
+
+	for (size_t i = 0; !err && i < n; i++) {
+		struct many_job *j = &m->jobs[i];
+
+		*j = (struct many_job){ .item = items[i], .done = done, .arg = arg };
+		err = range_is_empty(&items[i]->range, &j->job)
+			      ? -EINVAL
+			      : target_at_server(needles, server, j->job.fid, d, &m->targets[i]);
+		m->requests[i] = range_request_of(&m->targets[i], &j->job, d);
+	}
+	if (!err) {
+		range_get_many(needles->ranges, m->requests, n, on_answer);
+		return;
+	}
+	for (size_t i = 0; i < n; i++) {
+		items[i]->err = err;
+		done(arg, items[i]);
+	}
+}
+
 static int proxy_read_range(void *self, struct server *server, struct needle_range *r,
 			    struct deadline d)
 {
@@ -532,6 +600,7 @@ static const struct source_ops server_ops = {
 	.name = "http",
 	.read_range = server_read_range,
 	.read_whole = server_read_whole,
+	.read_many = server_read_many,
 	.breaker = server_breaker,
 };
 

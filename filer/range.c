@@ -61,10 +61,14 @@ struct range_pool {
 	struct range_stats stats;
 };
 
-/* One request on one connection. */
+/* Requests on one connection. */
 struct exchange {
 	const struct range_pool *pool;
-	const struct range_request *req;
+	const struct range_request *reqs; /* sent together, answered in order */
+	size_t n_reqs;
+	size_t n_done;
+	range_answer on_answer; /* may be NULL */
+	const struct range_request *req; /* whose answer comes now */
 	int fd;
 	/* It stalls when stall_bytes do not come within stall_timeout_ms of the mark. */
 	uint64_t bytes; /* of the answer, so far */
@@ -77,7 +81,8 @@ struct exchange {
 	size_t buf_pos;
 	size_t left; /* bytes of data that are still to come */
 	size_t text_len;
-	char text[RANGE_HEAD_BYTES_MAX]; /* the header, and what came with it */
+	char text
+		[RANGE_HEAD_BYTES_MAX]; /* the header, and what came with it: also of the next answers */
 };
 
 /* ---- The header ---- */
@@ -391,7 +396,16 @@ static ssize_t receive(struct exchange *x, struct iovec *iov, size_t n_iov, int 
 /* Returns the length of the header, which text then begins with, RANGE_UNUSUAL or -errno. */
 static int receive_head(struct exchange *x, size_t *ret_len)
 {
-	while (x->text_len < sizeof(x->text)) {
+	for (;;) {
+		ssize_t len = x->text_len
+				      ? range_parse_head(x->text, x->text_len, &x->head, &x->keep)
+				      : 0;
+		if (len > 0) {
+			*ret_len = (size_t)len;
+			return 0;
+		}
+		if (len < 0 || x->text_len == sizeof(x->text))
+			return RANGE_UNUSUAL;
 		struct iovec iov = { .iov_base = x->text + x->text_len,
 				     .iov_len = sizeof(x->text) - x->text_len };
 		ssize_t n = receive(x, &iov, 1, 0);
@@ -401,15 +415,7 @@ static int receive_head(struct exchange *x, size_t *ret_len)
 		if (n == 0)
 			return x->text_len > 0 ? -EPROTO : -ECONNRESET;
 		x->text_len += (size_t)n;
-		ssize_t len = range_parse_head(x->text, x->text_len, &x->head, &x->keep);
-		if (len < 0)
-			return RANGE_UNUSUAL;
-		if (len > 0) {
-			*ret_len = (size_t)len;
-			return 0;
-		}
 	}
-	return RANGE_UNUSUAL;
 }
 
 /* Moves on to a buffer that has room, as there is while data is to come. */
@@ -462,13 +468,14 @@ static void place(struct exchange *x, const char *from, size_t n)
 	}
 }
 
-static int receive_data(struct exchange *x, size_t head_len)
+/* came: bytes of it that came with the header. */
+static int receive_data(struct exchange *x, const char *from, size_t came)
 {
 	if (x->head.content_length != (int64_t)x->req->len)
 		return -EPROTO;
 	x->left = x->req->len;
 	skip_full(x);
-	place(x, x->text + head_len, x->text_len - head_len);
+	place(x, from, came);
 	while (x->left > 0) {
 		struct iovec iov[IOVEC_MAX];
 		/* Waking up for each segment costs more than waiting for all. */
@@ -483,9 +490,8 @@ static int receive_data(struct exchange *x, size_t head_len)
 	return 0;
 }
 
-static int drop_body(struct exchange *x, size_t head_len)
+static int drop_body(struct exchange *x, uint64_t came)
 {
-	uint64_t came = x->text_len - head_len;
 	uint64_t length = (uint64_t)x->head.content_length;
 
 	if (length > RANGE_DROP_BYTES_MAX)
@@ -513,14 +519,40 @@ static int receive_answer(struct exchange *x)
 		err = x->req->on_head(x->req->arg, &x->head);
 	if (err)
 		return err;
-	/* More than was announced is dropped, with the connection. */
-	if (x->text_len - head_len > (uint64_t)x->head.content_length) {
-		x->text_len = head_len + (size_t)x->head.content_length;
+	size_t came = min_u64(x->text_len - head_len, (uint64_t)x->head.content_length);
+	size_t rest = x->text_len - head_len - came;
+	if (x->head.status == HTTP_OK || x->head.status == HTTP_PARTIAL)
+		err = receive_data(x, x->text + head_len, came);
+	else
+		err = drop_body(x, came);
+	/* More than was announced is the next answer, or else dropped, with the connection. */
+	x->text_len = 0;
+	if (!err && rest > 0 && x->n_done + 1 < x->n_reqs) {
+		memmove(x->text, x->text + head_len + came, rest);
+		x->text_len = rest;
+	} else if (rest > 0) {
 		x->keep = false;
 	}
-	if (x->head.status == HTTP_OK || x->head.status == HTTP_PARTIAL)
-		return receive_data(x, head_len);
-	return drop_body(x, head_len);
+	return err;
+}
+
+static int receive_answers(struct exchange *x)
+{
+	for (; x->n_done < x->n_reqs; x->n_done++) {
+		x->req = &x->reqs[x->n_done];
+		x->buf = 0;
+		x->buf_pos = 0;
+		int err = receive_answer(x);
+		if (err)
+			return err;
+		if (x->on_answer)
+			x->on_answer(x->req->arg, 0, &x->head);
+		if (!x->keep && x->n_done + 1 < x->n_reqs) {
+			x->n_done++;
+			return -ECONNRESET;
+		}
+	}
+	return 0;
 }
 
 static int exchange_run(struct exchange *x, int fd, const char *text, size_t len)
@@ -529,61 +561,112 @@ static int exchange_run(struct exchange *x, int fd, const char *text, size_t len
 	x->mark_bytes = 0;
 	x->mark_ms = now_ms();
 	x->keep = false;
-	x->buf = 0;
-	x->buf_pos = 0;
 	x->text_len = 0;
+	x->req = x->reqs;
 	/* A connection on which nothing is under way has room for a request. */
 	ssize_t n = send(fd, text, len, MSG_NOSIGNAL | MSG_DONTWAIT);
 	if (n < 0)
 		return -ECONNRESET;
-	return (size_t)n == len ? receive_answer(x) : -EIO;
+	return (size_t)n == len ? receive_answers(x) : -EIO;
 }
 
 /* ---- Requests ---- */
 
-int range_get(struct range_pool *p, const struct range_request *r, struct http_head *ret_head)
+/* Sends the requests, which text consists of, and takes the answers. */
+static int perform(struct range_pool *p, struct exchange *x, const char *text, size_t len)
 {
-	struct range_stats count = { .requests = 1 };
-	struct exchange x; /* not cleared: it is large */
-	char text[REQUEST_BYTES_MAX];
+	const struct range_request *r = x->reqs;
+	struct range_stats count = { .requests = x->n_reqs };
 	uint64_t hash = hash_bytes(HASH_SEED, r->url, r->origin_len);
 	struct conn *c;
-	size_t len;
 
-	if (strncmp(r->url, "http://", strlen("http://")) != 0)
-		return RANGE_UNUSUAL;
-	if (r->origin_len >= ENDPOINT_STR_MAX)
-		return -EINVAL;
-	int err = format_request(r, text, &len);
-	if (err)
-		return err;
 	if (deadline_passed(r->deadline))
 		return -ETIMEDOUT;
 	if (!conn_take(p, r, hash, &c))
 		return RANGE_UNUSUAL;
-	x.pool = p;
-	x.req = r;
-	x.bytes = 0;
-	err = c ? exchange_run(&x, c->fd, text, len) : -ECONNRESET;
-	if (err == -ECONNRESET && x.bytes == 0) {
+	x->pool = p;
+	x->n_done = 0;
+	x->bytes = 0;
+	int err = c ? exchange_run(x, c->fd, text, len) : -ECONNRESET;
+	if (err == -ECONNRESET && x->bytes == 0) {
 		if (c)
 			conn_free(c);
 		c = NULL;
 		err = conn_new(p, r, hash, &c);
 		if (!err) {
 			count.connections++;
-			err = exchange_run(&x, c->fd, text, len);
+			err = exchange_run(x, c->fd, text, len);
 		}
 	}
 	count.unusual = err == RANGE_UNUSUAL;
 	count.failures = err < 0;
-	count.body_bytes = x.bytes;
-	if (!err)
-		*ret_head = x.head;
-	conn_put(p, c, !err && x.keep, &count);
+	count.body_bytes = x->bytes;
+	conn_put(p, c, !err && x->keep, &count);
 	if (err == RANGE_UNUSUAL)
 		note_stranger(p, hash);
 	return err;
+}
+
+/* Is that what this way is for? */
+static int check_url(const struct range_request *r)
+{
+	if (strncmp(r->url, "http://", strlen("http://")) != 0)
+		return RANGE_UNUSUAL;
+	return r->origin_len < ENDPOINT_STR_MAX ? 0 : -EINVAL;
+}
+
+int range_get(struct range_pool *p, const struct range_request *r, struct http_head *ret_head)
+{
+	struct exchange x; /* not cleared: it is large */
+	char text[REQUEST_BYTES_MAX];
+	size_t len;
+
+	int err = check_url(r);
+	if (!err)
+		err = format_request(r, text, &len);
+	if (err)
+		return err;
+	x.reqs = r;
+	x.n_reqs = 1;
+	x.on_answer = NULL;
+	err = perform(p, &x, text, len);
+	if (!err)
+		*ret_head = x.head;
+	return err;
+}
+
+static int perform_many(struct range_pool *p, struct exchange *x)
+{
+	CLEANUP_FREE char *text = malloc(x->n_reqs * REQUEST_BYTES_MAX);
+	size_t len = 0;
+
+	if (!text)
+		return -ENOMEM;
+	for (size_t i = 0; i < x->n_reqs; i++) {
+		size_t more;
+		int err = check_url(&x->reqs[i]);
+
+		if (!err)
+			err = format_request(&x->reqs[i], text + len, &more);
+		if (err)
+			return err;
+		len += more;
+	}
+	return perform(p, x, text, len);
+}
+
+void range_get_many(struct range_pool *p, const struct range_request *r, size_t n,
+		    range_answer on_answer)
+{
+	struct exchange x; /* not cleared: it is large */
+
+	x.reqs = r;
+	x.n_reqs = n;
+	x.n_done = 0;
+	x.on_answer = on_answer;
+	int err = n <= RANGE_MANY_MAX ? perform_many(p, &x) : -EINVAL;
+	for (size_t i = x.n_done; i < n; i++)
+		on_answer(r[i].arg, err, NULL);
 }
 
 /* ---- The pool ---- */

@@ -51,6 +51,12 @@ struct needle_sink {
 	void *arg;
 };
 
+/* One of several reads. */
+struct needle_item {
+	struct needle_range range;
+	int err; /* out */
+};
+
 /* Results of both reads:
  *   0            all bytes delivered and, where a checksum was at hand, verified
  *   -ENOENT      this server has no such needle (unknown, deleted, wrong cookie)
@@ -65,6 +71,8 @@ struct needle_sink {
  *   -EOPNOTSUPP  this source cannot serve that at all; costs nothing
  *   -ETIMEDOUT, -ECONNREFUSED, -ECONNRESET, -EHOSTUNREACH ...: as the network says
  *   or what the sink returned. */
+#define NEEDLE_ITEMS_MAX 16
+
 struct source_ops {
 	/* Label in logs, metrics and the X-Source header. */
 	const char *name;
@@ -77,6 +85,13 @@ struct source_ops {
 	/* Reads the whole needle through the sink. Likewise. */
 	int (*read_whole)(void *self, struct server *server, const struct fid *fid,
 			  const struct needle_sink *sink, struct deadline d);
+
+	/* Reads up to NEEDLE_ITEMS_MAX ranges of needles of one server together, each tried once: who needs
+	 * one that failed asks for it alone. done is called once for each, as soon as its err is known.
+	 * Likewise. NULL: not offered. */
+	void (*read_many)(void *self, struct server *server, struct needle_item *const *items,
+			  size_t n, void (*done)(void *arg, struct needle_item *item), void *arg,
+			  struct deadline d);
 
 	/* The breaker that rests that server for this source. NULL: the source has none, or minds
 	 * its own behind -EOPNOTSUPP. */

@@ -422,6 +422,14 @@ static int jump(struct dir_stream *d, uint64_t position)
 	return take_page(d, page_fetch(d->prefetcher, d->path, after, first));
 }
 
+static const char *name_before_page(const struct dir_stream *d)
+{
+	for (size_t i = d->n_checkpoints; i > 0; i--)
+		if (d->checkpoints[i - 1].first == d->page->first)
+			return d->checkpoints[i - 1].after;
+	return NULL;
+}
+
 void dir_rewind(struct dir_stream *d)
 {
 	drop_next(d);
@@ -450,11 +458,13 @@ int dir_at(struct dir_stream *d, uint64_t position, struct dir_name *ret)
 	}
 	if (err)
 		return err;
-	const struct name_entry *found = &d->page->names[position - d->page->first];
+	size_t index = position - d->page->first;
+	const struct name_entry *found = &d->page->names[index];
 	*ret = (struct dir_name){
 		.name = found->name,
 		.entry = found->entry,
 		.mark = d->page->mark,
+		.after = index ? found[-1].name : name_before_page(d),
 	};
 	return 1;
 }

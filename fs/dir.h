@@ -41,6 +41,7 @@ struct dir_name {
 	const char *name;
 	struct entry *entry; /* NULL: nothing more could be learned */
 	int64_t mark; /* watch_mark() from before it was asked for */
+	const char *after; /* the name before it; NULL: none that is known */
 };
 
 /* The name at a position. Valid until the next call on this stream; the entry has no reference of its

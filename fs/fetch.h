@@ -77,6 +77,14 @@ int fetch_needle_range(struct fetcher *f, struct fetch_needle *n, uint64_t offse
 int fetch_needle_whole(struct fetcher *f, struct fetch_needle *n, size_t max_bytes,
 		       struct deadline d, uint8_t **ret, size_t *ret_len);
 
+#define FETCH_BATCH_MAX 32
+
+/* Fills bufs of up to FETCH_BATCH_MAX plain chunks, in as few exchanges as the sources offer. Best effort:
+ * each is tried once at each source, and whatever fails (err is set) is for fetch_chunk(). done is called once
+ * for each, as soon as its err is known; range.fid must be its chunk's. */
+void fetch_batch(struct fetcher *f, struct needle_item *items, size_t n,
+		 void (*done)(void *arg, struct needle_item *item), void *arg, struct deadline d);
+
 /* chunkmap_read_manifest over a fetcher (arg). */
 int fetch_manifest(void *fetcher, const struct chunk *manifest, size_t max_bytes, struct deadline d,
 		   uint8_t **ret, size_t *ret_len);

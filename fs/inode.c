@@ -16,6 +16,14 @@
 
 #define ROOT_NUMBER 1
 
+#define MS_PER_S 1000
+
+/* A walk over a directory: so many files on end opened in the order of the listing, each so shortly after the
+ * one before. What is fetched ahead then doubles with each file, so many times. */
+#define WALK_STREAK_MIN 2
+#define WALK_RECENT_S 10
+#define WALK_DOUBLINGS_MAX 10
+
 /* What the key of an inode starts with. */
 #define PARENT_BYTES sizeof(uintptr_t)
 
@@ -48,6 +56,11 @@ struct inode {
 	unsigned open_files;
 	pid_t looked_up_by;
 	enum cache_state cache;
+	/* Neighbours in the directory, as it was listed last; NULL: none, or not known any more. */
+	struct inode *listed_prev, *listed_next;
+	uint32_t opened_s; /* walk_clock() when it was opened last; 0: never */
+	uint32_t ahead_s; /* ... when it was fetched ahead, or passed by */
+	uint8_t streak; /* how many files on end were opened up to this one */
 	bool detached; /* not in the hash table; on table->nameless instead */
 	struct inode *prev, *next;
 
@@ -130,12 +143,35 @@ static struct inode *inode_alloc(struct inode_table *t, struct inode *parent, co
 	return i;
 }
 
+static void leave_neighbours(struct inode *i)
+{
+	if (i->listed_prev)
+		i->listed_prev->listed_next = i->listed_next;
+	if (i->listed_next)
+		i->listed_next->listed_prev = i->listed_prev;
+	i->listed_prev = i->listed_next = NULL;
+}
+
+/* The listing that i was in has its name after that of prev. */
+static void follow_neighbour(struct inode *i, struct inode *prev)
+{
+	if (i == prev || prev->listed_next == i)
+		return;
+	leave_neighbours(i);
+	i->listed_prev = prev;
+	i->listed_next = prev->listed_next;
+	if (i->listed_next)
+		i->listed_next->listed_prev = i;
+	prev->listed_next = i;
+}
+
 static void detach(struct inode *i)
 {
 	struct inode_table *t = i->table;
 
 	if (i->detached)
 		return;
+	leave_neighbours(i);
 	HASH_DEL(t->by_name, i);
 	DL_APPEND(t->nameless, i);
 	i->detached = true;
@@ -148,6 +184,7 @@ static void release_unused(struct inode *i)
 	while (i->parent && !i->lookups && !i->children && !i->open_files) {
 		struct inode *parent = i->parent;
 
+		leave_neighbours(i);
 		if (i->detached)
 			DL_DELETE(i->table->nameless, i);
 		else
@@ -325,6 +362,9 @@ int inode_bind(struct inode_table *t, struct inode *parent, const char *name, st
 	i->mark = asked.mark;
 	i->looked_up_by = asked.by;
 	i->lookups++;
+	struct inode *before = asked.after ? find(t, parent, asked.after) : NULL;
+	if (before)
+		follow_neighbour(i, before);
 	*ret = i;
 	return 0;
 }
@@ -395,6 +435,58 @@ int inode_open(struct inode_table *t, struct inode *i, const struct entry *e, bo
 		i->cache_version = e->version;
 	}
 	return 0;
+}
+
+/* In seconds; never 0. */
+static uint32_t walk_clock(void)
+{
+	return (uint32_t)(now_ms() / MS_PER_S) + 1;
+}
+
+static bool is_recent(uint32_t at_s, uint32_t now_s)
+{
+	return at_s && now_s - at_s <= WALK_RECENT_S;
+}
+
+/* Notes the open, and returns how many files on end were opened up to this one. */
+static unsigned note_step(struct inode *i, uint32_t now_s)
+{
+	const struct inode *prev = i->listed_prev;
+
+	/* what is no file is not opened on the way */
+	while (prev && !S_ISREG(prev->entry->mode))
+		prev = prev->listed_prev;
+	i->streak = 1;
+	if (prev && is_recent(prev->opened_s, now_s))
+		i->streak = prev->streak < UINT8_MAX ? prev->streak + 1 : UINT8_MAX;
+	i->opened_s = now_s;
+	return i->streak;
+}
+
+size_t inode_walk(struct inode_table *t, struct inode *i, bool (*wanted)(const struct entry *e),
+		  struct entry **ret, size_t max)
+{
+	uint32_t now_s = walk_clock();
+	size_t ahead = 0, n = 0;
+
+	LOCK_SCOPE(&t->lock);
+	unsigned streak = note_step(i, now_s);
+	if (streak < WALK_STREAK_MIN)
+		return 0;
+	size_t window = min_u64(max, (size_t)1 << min_u64(streak, WALK_DOUBLINGS_MAX));
+	struct inode *next = i->listed_next;
+	for (; next && ahead < window && is_recent(next->ahead_s, now_s); next = next->listed_next)
+		ahead++;
+	if (ahead > window / 2)
+		return 0;
+	/* a file that was opened is where somebody else walks */
+	for (; next && ahead < window && !is_recent(next->opened_s, now_s);
+	     next = next->listed_next, ahead++) {
+		next->ahead_s = now_s;
+		if (wanted(next->entry))
+			ret[n++] = entry_get(next->entry);
+	}
+	return n;
 }
 
 void inode_open_confirmed(struct inode_table *t, struct inode *i)

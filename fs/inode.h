@@ -51,6 +51,7 @@ int inode_path(struct inode_table *t, struct inode *i, const char *name, char **
 struct asked {
 	pid_t by; /* the thread that looked its name up; 0: none, a listing gave it */
 	int64_t mark; /* watch_mark() from before the request; 0: none */
+	const char *after; /* the name before it in the listing that gave it; NULL: none */
 };
 
 /* Binds an entry (taken over, also on failure) to a name: finds, updates, replaces or makes the
@@ -81,6 +82,12 @@ void inode_view(struct inode_table *t, struct inode *i, struct inode_view *ret);
 /* An open file on the inode with the version of e. -ESTALE when the inode holds another version by
  * now. *ret_keep_cache: the page cache holds pages of that very version. */
 int inode_open(struct inode_table *t, struct inode *i, const struct entry *e, bool *ret_keep_cache);
+
+/* To be called when a file is opened. Where that goes on a walk over its directory, file by file in the order
+ * in which they were listed: entries (with a reference each) of files further on that are worth fetching now,
+ * up to max. More, the longer the walk is, and not again while those are still ahead. */
+size_t inode_walk(struct inode_table *t, struct inode *i, bool (*wanted)(const struct entry *e),
+		  struct entry **ret, size_t max);
 
 /* The kernel has acted on the reply to open: the page cache holds this version from now on. */
 void inode_open_confirmed(struct inode_table *t, struct inode *i);

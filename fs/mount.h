@@ -13,6 +13,7 @@
 #include "fs/cluster.h"
 #include "fs/latency.h"
 
+struct ahead;
 struct blockcache;
 struct dir_prefetcher;
 struct entry;
@@ -39,6 +40,7 @@ struct mount {
 	struct slab *slab;
 	struct blockcache *cache;
 	struct reader *reader;
+	struct ahead *ahead; /* NULL: readahead is off */
 	struct inode_table *inodes;
 	struct dir_prefetcher *dirs;
 	struct watch *watch; /* NULL: every open asks */

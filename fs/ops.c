@@ -21,6 +21,7 @@
 #include "filer/entry.h"
 #include "filer/filer.h"
 #include "filer/watch.h"
+#include "fs/ahead.h"
 #include "fs/dir.h"
 #include "fs/handle.h"
 #include "fs/inode.h"
@@ -403,6 +404,19 @@ static void release_handle(struct mount *m, struct handle *h)
 	inode_close(m->inodes, i);
 }
 
+/* The files that are opened next, if this is a walk over a directory. */
+static void fetch_ahead(struct mount *m, struct inode *i)
+{
+	struct entry *entries[AHEAD_FILES_MAX];
+	size_t n;
+
+	if (!m->ahead)
+		return;
+	n = inode_walk(m->inodes, i, ahead_wants, entries, AHEAD_FILES_MAX);
+	if (n > 0)
+		ahead_fetch(m->ahead, entries, n);
+}
+
 static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct mount *m = mount_of(req);
@@ -421,6 +435,8 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		err = open_handle(m, i, e, path, fi);
 		entry_put(e);
 	}
+	if (!err)
+		fetch_ahead(m, i);
 	if (err)
 		reply_failure(req, "open", i, path, err);
 	else if (fuse_reply_open(req, fi))
@@ -610,7 +626,7 @@ static int add_name_plus(struct dir_reply *r, const struct dir_name *d, uint64_t
 
 	if (d->entry) {
 		int err = inode_bind(m->inodes, r->dir, d->name, entry_get(d->entry),
-				     (struct asked){ .mark = d->mark }, &i);
+				     (struct asked){ .mark = d->mark, .after = d->after }, &i);
 
 		if (err)
 			return err;

@@ -767,6 +767,30 @@ static int source_read_whole(void *self, struct server *server, const struct fid
 	return source_error(c, &e);
 }
 
+static void source_read_many(void *self, struct server *server, struct needle_item *const *items,
+			     size_t n, void (*done)(void *arg, struct needle_item *item), void *arg,
+			     struct deadline d)
+{
+	struct client_extent extents[NEEDLE_ITEMS_MAX];
+	struct client *c = self;
+
+	_Static_assert(NEEDLE_ITEMS_MAX <= WIRE_EXTENTS_MAX, "one message is enough");
+	if (n == 0)
+		return;
+	for (size_t i = 0; i < n; i++)
+		extents[i] = (struct client_extent){ .fid = items[i]->range.fid,
+						     .offset = items[i]->range.offset,
+						     .bufs = items[i]->range.bufs,
+						     .n_bufs = items[i]->range.n_bufs,
+						     .read_deleted = true };
+	client_read(c, &server->addr, extents, n, d);
+	for (size_t i = 0; i < n; i++) {
+		items[i]->range.got = extents[i].got;
+		items[i]->err = extents[i].gzip ? -EMEDIUMTYPE : source_error(c, &extents[i]);
+		done(arg, items[i]);
+	}
+}
+
 static struct breaker *source_breaker(struct server *server)
 {
 	return &server->agent;
@@ -781,6 +805,7 @@ static const struct source_ops rdma_ops = {
 	.name = "rdma",
 	.read_range = source_read_range,
 	.read_whole = source_read_whole,
+	.read_many = source_read_many,
 	.breaker = rdma_breaker,
 };
 
@@ -788,6 +813,7 @@ static const struct source_ops tcp_ops = {
 	.name = "tcp",
 	.read_range = source_read_range,
 	.read_whole = source_read_whole,
+	.read_many = source_read_many,
 	.breaker = source_breaker,
 };
 

@@ -28,18 +28,18 @@ struct client_session;
 /* One extent to be read: a range into bufs, or, where sink is set, the whole needle. */
 struct client_extent {
 	struct fid fid;
-	bool read_deleted; /* also if deleted, while it is there */
 	const char *token; /* NULL: none */
 	size_t token_len;
 	uint64_t offset;
 	const struct read_buf *bufs;
 	size_t n_bufs;
 	const struct needle_sink *sink;
+	bool read_deleted; /* also if deleted, while it is there */
 
 	/* Out. err: as of filer/source.h, or that of the connection where no answer came. */
-	int err;
 	bool begun; /* data may have come */
 	bool gzip; /* the needle is stored compressed */
+	int err;
 	size_t got; /* bytes delivered in order; 0 where they do not match the checksum */
 	uint64_t needle_bytes; /* of the whole needle as stored */
 };

@@ -639,6 +639,189 @@ static void test_threads_share_the_pool(void **state)
 	assert_int_equal(stats(w).requests, 400);
 }
 
+/* --- several at once --- */
+
+#define MANY 3
+#define NOT_YET 1
+
+struct many {
+	struct world *w;
+	struct range_request requests[MANY];
+	struct one {
+		struct many *m;
+		struct read_buf buf;
+		uint8_t memory[8];
+		int err;
+		int status;
+	} ones[MANY];
+	size_t answered;
+};
+
+static int on_one_head(void *arg, const struct http_head *head)
+{
+	struct one *o = arg;
+
+	o->status = head->status;
+	return o->m->w->head_result;
+}
+
+static void on_one_data(void *arg, const uint8_t *p, size_t n)
+{
+	(void)arg;
+	(void)p;
+	(void)n;
+}
+
+static void on_one_answer(void *arg, int err, const struct http_head *head)
+{
+	struct one *o = arg;
+
+	assert_int_equal(err == 0, head != NULL);
+	assert_int_equal(o->err, NOT_YET);
+	assert_ptr_equal(o, &o->m->ones[o->m->answered++]);
+	o->err = err;
+}
+
+/* Three times five bytes from the fifth on. */
+static void get_many(struct world *w, struct many *m)
+{
+	*m = (struct many){ .w = w };
+	for (size_t i = 0; i < MANY; i++) {
+		struct one *o = &m->ones[i];
+
+		*o = (struct one){ .m = m, .err = NOT_YET };
+		o->buf = (struct read_buf){ .ptr = o->memory, .len = 5 };
+		m->requests[i] = (struct range_request){ .url = w->url,
+							 .origin_len = w->origin_len,
+							 .offset = 5,
+							 .len = 5,
+							 .bufs = &o->buf,
+							 .n_bufs = 1,
+							 .on_head = on_one_head,
+							 .on_data = on_one_data,
+							 .arg = o,
+							 .deadline = deadline_in_ms(w->budget_ms) };
+	}
+	range_get_many(w->ranges, m->requests, MANY, on_one_answer);
+	assert_int_equal(m->answered, MANY);
+}
+
+static void assert_one(const struct many *m, size_t i)
+{
+	assert_int_equal(m->ones[i].err, 0);
+	assert_memory_equal(m->ones[i].memory, "56789", 5);
+}
+
+#define ANSWER "HTTP/1.1 206 X\r\nContent-Length: 5\r\n" RANGE_5_9 "\r\n56789"
+
+static void test_many_are_sent_together(void **state)
+{
+	struct world *w = *state;
+	struct scripted_server *s = SERVE(
+		w, { RECEIVE(), RECEIVE(), RECEIVE(), SEND(ANSWER ANSWER ANSWER), AGAIN() });
+	struct many m;
+
+	for (size_t round = 0; round < 2; round++) {
+		get_many(w, &m);
+		for (size_t i = 0; i < MANY; i++)
+			assert_one(&m, i);
+	}
+	assert_int_equal(scripted_server_connections(s), 1);
+}
+
+static void test_many_answers_may_come_in_any_pieces(void **state)
+{
+	struct world *w = *state;
+	struct many m;
+
+	SERVE(w, { RECEIVE(), TRICKLE(ANSWER ANSWER ANSWER, 1), AGAIN() });
+	get_many(w, &m);
+	for (size_t i = 0; i < MANY; i++)
+		assert_one(&m, i);
+}
+
+static void test_an_error_among_many_is_that_ones_only(void **state)
+{
+	struct world *w = *state;
+	struct many m;
+
+	SERVE(w, { RECEIVE(), SEND(ANSWER "HTTP/1.1 404 X\r\nContent-Length: 4\r\n\r\ngone" ANSWER),
+		   AGAIN() });
+	get_many(w, &m);
+	assert_one(&m, 0);
+	assert_int_equal(m.ones[1].err, 0);
+	assert_int_equal(m.ones[1].status, 404);
+	assert_one(&m, 2);
+}
+
+static void test_connection_that_ends_among_many_fails_the_rest(void **state)
+{
+	struct world *w = *state;
+	struct many m;
+
+	SERVE(w, { RECEIVE(), SEND(ANSWER), CLOSE() });
+	get_many(w, &m);
+	assert_one(&m, 0);
+	assert_true(m.ones[1].err < 0);
+	assert_true(m.ones[2].err < 0);
+}
+
+static void test_connection_to_be_closed_among_many_fails_the_rest(void **state)
+{
+	struct world *w = *state;
+	struct many m;
+
+	SERVE(w, { RECEIVE(),
+		   SEND("HTTP/1.1 206 X\r\nContent-Length: 5\r\nConnection: close\r\n" RANGE_5_9
+			"\r\n56789"),
+		   HANG() });
+	get_many(w, &m);
+	assert_one(&m, 0);
+	assert_int_equal(m.ones[1].err, -ECONNRESET);
+	assert_int_equal(m.ones[2].err, -ECONNRESET);
+}
+
+static void test_many_are_sent_again_on_a_connection_that_was_closed_while_idle(void **state)
+{
+	struct world *w = *state;
+	struct many m;
+
+	SERVE(w, { RECEIVE(), GOOD, RECEIVE(), CLOSE() },
+	      { RECEIVE(), SEND(ANSWER ANSWER ANSWER), AGAIN() });
+	assert_good(w);
+	get_many(w, &m);
+	for (size_t i = 0; i < MANY; i++)
+		assert_one(&m, i);
+}
+
+static void test_bytes_after_the_last_of_many_lose_the_connection(void **state)
+{
+	struct world *w = *state;
+	struct scripted_server *s = SERVE(w,
+					  { RECEIVE(), SEND(ANSWER ANSWER ANSWER "more"), HANG() },
+					  { RECEIVE(), GOOD, AGAIN() });
+	struct many m;
+
+	get_many(w, &m);
+	assert_one(&m, 2);
+	assert_good(w);
+	assert_int_equal(scripted_server_connections(s), 2);
+}
+
+static void test_unusual_answer_among_many_leaves_the_rest_to_others(void **state)
+{
+	struct world *w = *state;
+	struct many m;
+
+	SERVE(w, { RECEIVE(),
+		   SEND(ANSWER "HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+		   HANG() });
+	get_many(w, &m);
+	assert_one(&m, 0);
+	assert_int_equal(m.ones[1].err, RANGE_UNUSUAL);
+	assert_int_equal(m.ones[2].err, RANGE_UNUSUAL);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, make, drop)
 
 int main(void)
@@ -678,6 +861,14 @@ int main(void)
 		TEST(test_only_keep_alive_keeps),
 		TEST(test_unusual_headers),
 		TEST(test_threads_share_the_pool),
+		TEST(test_many_are_sent_together),
+		TEST(test_many_answers_may_come_in_any_pieces),
+		TEST(test_an_error_among_many_is_that_ones_only),
+		TEST(test_connection_that_ends_among_many_fails_the_rest),
+		TEST(test_connection_to_be_closed_among_many_fails_the_rest),
+		TEST(test_many_are_sent_again_on_a_connection_that_was_closed_while_idle),
+		TEST(test_bytes_after_the_last_of_many_lose_the_connection),
+		TEST(test_unusual_answer_among_many_leaves_the_rest_to_others),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -206,7 +206,7 @@ static void the_page_cache_is_kept_only_for_a_version_that_was_read(void **state
 	inode_close(t, a);
 	inode_close(t, a);
 	inode_close(t, a);
-	bind(t, inode_root(t), "a", entry("file", 2));
+	(void)bind(t, inode_root(t), "a", entry("file", 2));
 	open_version(t, a, &keep);
 	assert_false(keep);
 	inode_close(t, a);
@@ -232,6 +232,156 @@ static void one_lookup_is_good_for_one_open(void **state)
 	assert_int_equal(v.looked_up_by, 0);
 	entry_put(v.entry);
 	inode_close(t, a);
+	inode_table_free(t);
+}
+
+/* Names f00, f01, ... as a listing gives them. */
+static void list(struct inode_table *t, struct inode **files, size_t n)
+{
+	char name[2][8] = { "", "" };
+
+	for (size_t i = 0; i < n; i++) {
+		snprintf(name[i % 2], sizeof(name[0]), "f%02zu", i % 100);
+		assert_int_equal(inode_bind(t, inode_root(t), name[i % 2],
+					    entry("file", 100 + (unsigned)i),
+					    (struct asked){ .after = i ? name[(i + 1) % 2] : NULL },
+					    &files[i]),
+				 0);
+	}
+}
+
+static bool any(const struct entry *e)
+{
+	(void)e;
+	return true;
+}
+
+#define WALK_MAX 8
+
+/* Opens the i-th file: how many are to be fetched ahead, and *ret_first, the first of those. */
+static size_t step(struct inode_table *t, struct inode *file, unsigned *ret_first)
+{
+	struct entry *ahead[WALK_MAX];
+	size_t n = inode_walk(t, file, any, ahead, WALK_MAX);
+
+	for (size_t i = 0; i < n; i++) {
+		if (i == 0)
+			*ret_first = (unsigned)ahead[0]->size - 100;
+		assert_int_equal(ahead[i]->size, ahead[0]->size + i);
+	}
+	for (size_t i = 0; i < n; i++)
+		entry_put(ahead[i]);
+	return n;
+}
+
+#define FILES 50
+
+static void files_opened_in_the_order_of_the_listing_are_a_walk(void **state)
+{
+	struct inode_table *t = new_table("/");
+	struct inode *files[FILES];
+	unsigned first = 0, next = 0;
+
+	(void)state;
+	list(t, files, FILES);
+	assert_int_equal(step(t, files[0], &first), 0);
+	for (unsigned i = 1; i < FILES; i++) {
+		size_t n = step(t, files[i], &first);
+
+		if (n == 0)
+			continue;
+		/* each once, in order, and never more than the limit beyond the one that is open */
+		assert_int_equal(first, next ? next : 2);
+		next = first + (unsigned)n;
+		assert_true(next <= i + 1 + WALK_MAX);
+	}
+	assert_int_equal(next, FILES);
+	inode_table_free(t);
+}
+
+static void files_opened_in_another_order_are_no_walk(void **state)
+{
+	struct inode_table *t = new_table("/");
+	struct inode *files[FILES];
+	unsigned first;
+
+	(void)state;
+	list(t, files, FILES);
+	for (size_t i = 0; i < FILES; i++)
+		assert_int_equal(step(t, files[FILES - 1 - i], &first), 0);
+	inode_table_free(t);
+}
+
+static void a_walk_ends_where_another_one_goes(void **state)
+{
+	struct inode_table *t = new_table("/");
+	struct inode *files[FILES];
+	unsigned first;
+
+	(void)state;
+	list(t, files, FILES);
+	step(t, files[4], &first);
+	step(t, files[0], &first);
+	assert_int_equal(step(t, files[1], &first), 2);
+	assert_int_equal(first, 2);
+	inode_table_free(t);
+}
+
+static void what_is_no_file_is_passed_on_a_walk(void **state)
+{
+	struct inode_table *t = new_table("/");
+	struct inode *a, *d, *b;
+	unsigned first;
+
+	(void)state;
+	assert_int_equal(
+		inode_bind(t, inode_root(t), "a", entry("file", 100), (struct asked){ 0 }, &a), 0);
+	assert_int_equal(inode_bind(t, inode_root(t), "d", entry("dir", 0),
+				    (struct asked){ .after = "a" }, &d),
+			 0);
+	assert_int_equal(inode_bind(t, inode_root(t), "e", entry("file", 101),
+				    (struct asked){ .after = "d" }, &b),
+			 0);
+	(void)bind(t, inode_root(t), "f", entry("file", 103));
+	assert_int_equal(inode_bind(t, inode_root(t), "f", entry("file", 103),
+				    (struct asked){ .after = "e" }, &d),
+			 0);
+	step(t, a, &first);
+	assert_int_equal(step(t, b, &first), 1);
+	assert_int_equal(first, 3);
+	inode_table_free(t);
+}
+
+static void a_forgotten_neighbour_is_not_fetched_ahead(void **state)
+{
+	struct inode_table *t = new_table("/");
+	struct inode *files[FILES];
+	unsigned first;
+
+	(void)state;
+	list(t, files, 4);
+	inode_forget(t, files[2], 1);
+	step(t, files[0], &first);
+	assert_int_equal(step(t, files[1], &first), 1);
+	assert_int_equal(first, 3);
+	inode_table_free(t);
+}
+
+static void a_name_that_was_replaced_is_not_fetched_ahead_in_its_old_version(void **state)
+{
+	struct inode_table *t = new_table("/");
+	struct inode *files[FILES];
+	unsigned first;
+	bool keep;
+
+	(void)state;
+	list(t, files, 4);
+	open_version(t, files[2], &keep);
+	(void)bind(t, inode_root(t), "f02", entry("file", 7));
+	step(t, files[0], &first);
+	assert_int_equal(step(t, files[1], &first), 1);
+	assert_int_equal(first, 3);
+	inode_close(t, files[2]);
 	inode_table_free(t);
 }
 
@@ -316,6 +466,12 @@ int main(void)
 		cmocka_unit_test(another_target_of_a_symlink_is_another_inode),
 		cmocka_unit_test(the_page_cache_is_kept_only_for_a_version_that_was_read),
 		cmocka_unit_test(one_lookup_is_good_for_one_open),
+		cmocka_unit_test(files_opened_in_the_order_of_the_listing_are_a_walk),
+		cmocka_unit_test(files_opened_in_another_order_are_no_walk),
+		cmocka_unit_test(a_walk_ends_where_another_one_goes),
+		cmocka_unit_test(what_is_no_file_is_passed_on_a_walk),
+		cmocka_unit_test(a_forgotten_neighbour_is_not_fetched_ahead),
+		cmocka_unit_test(a_name_that_was_replaced_is_not_fetched_ahead_in_its_old_version),
 		cmocka_unit_test(opening_a_version_that_is_no_longer_there_is_stale),
 		cmocka_unit_test(a_name_without_a_number_of_the_filer_has_a_stable_one),
 		cmocka_unit_test(a_long_chunk_list_is_not_kept_but_the_version_is),
