@@ -239,13 +239,9 @@ file:
 /* With the lock. NULL: there is none. */
 static struct temp_file *find_file(struct temp_files *t, const char *name)
 {
-	struct temp_file *f;
-
-	TAILQ_FOREACH(f, &t->files, link)
-	{
+	for (struct temp_file *f = TAILQ_FIRST(&t->files); f; f = TAILQ_NEXT(f, link))
 		if (strcmp(f->name, name) == 0)
 			return f;
-	}
 	return NULL;
 }
 
