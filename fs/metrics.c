@@ -91,6 +91,17 @@ static void print_latency(const struct metric_sink *s, const struct latency_coun
 	fprintf(s->out, " %" PRIu64 "\n", n);
 }
 
+void metrics_prometheus(FILE *out, const struct metric_table *t, const void *snapshot)
+{
+	for (size_t i = 0; i < t->n; i++) {
+		struct metric_sink s = { .row = &t->rows[i], .out = out };
+
+		fprintf(out, "# HELP %s %s\n# TYPE %s %s\n", s.row->name, s.row->help, s.row->name,
+			type_name(s.row->type));
+		each_value(&s, snapshot);
+	}
+}
+
 char *metrics_prometheus_text(const struct metric_table *t, const void *snapshot)
 {
 	char *text = NULL;
@@ -99,13 +110,7 @@ char *metrics_prometheus_text(const struct metric_table *t, const void *snapshot
 
 	if (!out)
 		return NULL;
-	for (size_t i = 0; i < t->n; i++) {
-		struct metric_sink s = { .row = &t->rows[i], .out = out };
-
-		fprintf(out, "# HELP %s %s\n# TYPE %s %s\n", s.row->name, s.row->help, s.row->name,
-			type_name(s.row->type));
-		each_value(&s, snapshot);
-	}
+	metrics_prometheus(out, t, snapshot);
 	if (fclose(out) == 0)
 		return text;
 	free(text);
@@ -161,7 +166,7 @@ static cJSON *make_latency(const struct latency_counts *l)
 	return tree;
 }
 
-char *metrics_json_text(const struct metric_table *t, const void *snapshot)
+cJSON *metrics_json(const struct metric_table *t, const void *snapshot)
 {
 	cJSON *tree = cJSON_CreateObject();
 
@@ -173,7 +178,14 @@ char *metrics_json_text(const struct metric_table *t, const void *snapshot)
 			cJSON_AddObjectToObject(tree, s.row->name);
 		each_value(&s, snapshot);
 	}
+	return tree;
+}
+
+char *metrics_json_text(const struct metric_table *t, const void *snapshot)
+{
+	cJSON *tree = metrics_json(t, snapshot);
 	char *text = tree ? cJSON_Print(tree) : NULL;
+
 	cJSON_Delete(tree);
 	return text;
 }

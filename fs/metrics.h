@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include <cjson/cJSON.h>
+
 #include "fs/latency.h"
 
 enum metric_type {
@@ -44,9 +46,11 @@ void metric_latency(struct metric_sink *s, const struct latency_counts *l,
  *
  * {"name": 1, "name with a label": {"its value": 1, ...}, ...}; histograms are {"count", "sum", "buckets":
  * [[bound in seconds, how many up to there], ...]}. */
+cJSON *metrics_json(const struct metric_table *t, const void *snapshot);
 char *metrics_json_text(const struct metric_table *t, const void *snapshot);
 
 /* The text format 0.0.4. */
+void metrics_prometheus(FILE *out, const struct metric_table *t, const void *snapshot);
 char *metrics_prometheus_text(const struct metric_table *t, const void *snapshot);
 #define METRICS_PROMETHEUS_TYPE "text/plain; version=0.0.4; charset=utf-8"
 
