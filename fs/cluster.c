@@ -105,18 +105,17 @@ static size_t find_masters(const struct options *o, struct filer *filer,
 
 static int open_locator(const struct options *o, struct cluster *c)
 {
-	struct endpoint masters[OPTION_MASTERS_MAX];
 	struct locate_config cfg = {
-		.masters = masters,
+		.masters = c->masters,
 		.volumes_https = o->filers[0].https,
 		.use_public_url = o->volume_access == VOLUME_PUBLIC,
 	};
 
-	cfg.n_masters = find_masters(o, c->filer, masters);
+	c->n_masters = find_masters(o, c->filer, c->masters);
 	if (o->filers[0].https)
-		for (size_t i = 0; i < cfg.n_masters; i++)
-			masters[i].https = true;
-	c->n_masters = cfg.n_masters;
+		for (size_t i = 0; i < c->n_masters; i++)
+			c->masters[i].https = true;
+	cfg.n_masters = c->n_masters;
 	return locator_new(c->http, &cfg, &c->locator);
 }
 

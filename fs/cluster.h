@@ -8,13 +8,13 @@
 
 #include "filer/endpoint.h"
 #include "filer/filer.h"
+#include "fs/options.h"
 
 struct client;
 struct fetcher;
 struct http_pool;
 struct locator;
 struct needle_http;
-struct options;
 struct rdma_map;
 struct token_source;
 
@@ -28,6 +28,7 @@ struct cluster {
 	struct rdma_map *rdma_map; /* NULL: none */
 	struct client *rdma; /* NULL: likewise */
 	struct fetcher *fetcher;
+	struct endpoint masters[OPTION_MASTERS_MAX];
 	size_t n_masters; /* known; 0: every chunk goes through the filer */
 };
 

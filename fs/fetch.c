@@ -11,10 +11,12 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "cache/ssd.h"
 #include "filer/breaker.h"
 #include "filer/decode.h"
 #include "filer/http.h"
 #include "filer/locate.h"
+#include "fs/tier.h"
 
 /* Part of the time that is left which one attempt may take while there is an alternative. */
 #define SHARE_PERCENT 30
@@ -44,9 +46,11 @@ struct fetcher {
 	size_t n_sources;
 	struct locator *locator; /* NULL where no source is per server */
 	bool verify_md5;
+	struct ssd *ssd; /* NULL: none */
 	atomic_size_t turn; /* which replica is tried first */
 	atomic_uint_fast64_t failed;
 	struct source_counters counters[FETCH_SOURCES_MAX];
+	struct source_counters ssd_counters;
 };
 
 /* A whole needle on its way through the decoder. */
@@ -96,7 +100,7 @@ struct job {
 
 int fetcher_new(const struct fetch_config *cfg, struct fetcher **ret)
 {
-	if (cfg->n_sources > FETCH_SOURCES_MAX)
+	if (cfg->n_sources >= FETCH_SOURCES_MAX) /* one is left for the SSD tier's counters */
 		return -EINVAL;
 	struct fetcher *f = calloc(1, sizeof(*f));
 	if (!f)
@@ -117,6 +121,16 @@ void fetcher_free(struct fetcher *f)
 	free(f);
 }
 
+void fetcher_set_ssd(struct fetcher *f, struct ssd *ssd)
+{
+	f->ssd = ssd;
+}
+
+struct ssd *fetcher_ssd(const struct fetcher *f)
+{
+	return f->ssd;
+}
+
 static void count(atomic_uint_fast64_t *counter, uint64_t n)
 {
 	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
@@ -127,17 +141,29 @@ static uint64_t read_counter(atomic_uint_fast64_t *counter)
 	return atomic_load_explicit(counter, memory_order_relaxed);
 }
 
+static void read_counters(struct fetch_stats *ret, const char *name, struct source_counters *c)
+{
+	size_t i = ret->n_sources++;
+
+	ret->source[i].name = name;
+	ret->source[i].reads = read_counter(&c->reads);
+	ret->source[i].bytes = read_counter(&c->bytes);
+	ret->source[i].failures = read_counter(&c->failures);
+	latency_read(&c->latency, &ret->source[i].latency);
+}
+
 void fetcher_stats(struct fetcher *f, struct fetch_stats *ret)
 {
-	*ret = (struct fetch_stats){ .n_sources = f->n_sources,
-				     .failed = read_counter(&f->failed) };
-	for (size_t i = 0; i < f->n_sources; i++) {
-		ret->source[i].name = f->sources[i].ops->name;
-		ret->source[i].reads = read_counter(&f->counters[i].reads);
-		ret->source[i].bytes = read_counter(&f->counters[i].bytes);
-		ret->source[i].failures = read_counter(&f->counters[i].failures);
-		latency_read(&f->counters[i].latency, &ret->source[i].latency);
+	*ret = (struct fetch_stats){ .failed = read_counter(&f->failed) };
+	if (f->ssd) {
+		struct ssd_stats ssd;
+
+		ssd_stats(f->ssd, &ssd);
+		read_counters(ret, "ssd", &f->ssd_counters);
+		ret->source[0].failures = ssd.corrupt;
 	}
+	for (size_t i = 0; i < f->n_sources; i++)
+		read_counters(ret, f->sources[i].ops->name, &f->counters[i]);
 }
 
 /* --- ranges --- */
@@ -658,7 +684,9 @@ static bool range_bytes(uint64_t offset, const struct read_buf *bufs, size_t n_b
 	return true;
 }
 
-static int fetch_plain(struct job *j, uint64_t offset, struct read_buf *bufs, size_t n_bufs)
+/* The first `got` bytes are there already. */
+static int fetch_plain(struct job *j, uint64_t offset, struct read_buf *bufs, size_t n_bufs,
+		       size_t got)
 {
 	j->range = (struct needle_range){
 		.fid = j->chunk->fid,
@@ -667,6 +695,7 @@ static int fetch_plain(struct job *j, uint64_t offset, struct read_buf *bufs, si
 		.n_bufs = n_bufs,
 	};
 	j->head = bufs[0];
+	range_advance(j, got);
 	int err = run(j);
 	range_restore(j);
 	return err;
@@ -686,6 +715,21 @@ static int fetch_encoded(struct job *j, uint64_t offset, const struct read_buf *
 	return err;
 }
 
+/* What the SSD tier has of it, from the front. */
+static size_t read_tier(struct fetcher *f, const struct chunk *c, uint64_t offset,
+			const struct read_buf *bufs, size_t n_bufs)
+{
+	int64_t start_ns = now_ns();
+	size_t got = f->ssd ? tier_read(f->ssd, c, offset, bufs, n_bufs) : 0;
+
+	if (got == 0)
+		return 0;
+	count(&f->ssd_counters.reads, 1);
+	count(&f->ssd_counters.bytes, got);
+	latency_add(&f->ssd_counters.latency, now_ns() - start_ns);
+	return got;
+}
+
 int fetch_chunk(struct fetcher *f, const struct chunk *c, uint64_t offset, struct read_buf *bufs,
 		size_t n_bufs, struct deadline d)
 {
@@ -695,9 +739,12 @@ int fetch_chunk(struct fetcher *f, const struct chunk *c, uint64_t offset, struc
 		return -EIO;
 	if (j.missing_bytes == 0)
 		return 0;
+	size_t got = read_tier(f, c, offset, bufs, n_bufs);
+	if (got == j.missing_bytes)
+		return 0;
 	if (chunk_is_encoded(c))
 		return fetch_encoded(&j, offset, bufs, n_bufs);
-	return fetch_plain(&j, offset, bufs, n_bufs);
+	return fetch_plain(&j, offset, bufs, n_bufs, got);
 }
 
 /* --- many small ones at once --- */
@@ -836,7 +883,7 @@ int fetch_needle_range(struct fetcher *f, struct fetch_needle *n, uint64_t offse
 		return -EIO;
 	if (j.missing_bytes == 0)
 		return 0;
-	int err = fetch_plain(&j, offset, bufs, n_bufs);
+	int err = fetch_plain(&j, offset, bufs, n_bufs, 0);
 	n->ended = err == -EIO && j.outcome.ended && !j.outcome.failed;
 	return err;
 }

@@ -18,6 +18,7 @@ struct location_set;
 struct locator;
 struct fetcher;
 struct server;
+struct ssd;
 
 #define FETCH_SOURCES_MAX 8
 
@@ -33,13 +34,17 @@ struct fetch_stats {
 		const char *name;
 		uint64_t reads, bytes, failures; /* bytes: also of those that failed half-way */
 		struct latency_counts latency; /* of those that did not fail */
-	} source[FETCH_SOURCES_MAX];
+	} source[FETCH_SOURCES_MAX]; /* in order; an SSD tier, where there is one, is the first */
 	size_t n_sources;
 	uint64_t failed; /* reads that no source could serve */
 };
 
 int fetcher_new(const struct fetch_config *cfg, struct fetcher **ret);
 void fetcher_free(struct fetcher *f);
+
+/* An SSD tier is asked before all sources, and stays the caller's. Only before the first fetch. */
+void fetcher_set_ssd(struct fetcher *f, struct ssd *ssd);
+struct ssd *fetcher_ssd(const struct fetcher *f);
 
 /* Is a range of this chunk readable by itself, or only the whole needle? */
 static inline bool chunk_is_encoded(const struct chunk *c)

@@ -5,21 +5,16 @@
 
 #include "cache/slab.h"
 #include "fs/fetch.h"
+#include "fs/tier.h"
 
 bool block_place_of(const struct chunk *c, uint64_t offset, size_t block_bytes,
 		    struct block_place *ret)
 {
-	uint64_t index = offset / block_bytes, decoding = 0;
+	uint64_t index = offset / block_bytes;
 
 	if (index > UINT32_MAX || offset >= c->size)
 		return false;
-	/* the same needle read in another way has other plain bytes */
-	if (c->cipher_key)
-		decoding = hash_bytes(HASH_SEED, c->cipher_key, CIPHER_KEY_BYTES);
-	if (c->flags & CHUNK_GZIP)
-		decoding = hash_bytes(decoding, "gzip", 4);
-	ret->key.id[0] = c->fid.key;
-	ret->key.id[1] = ((uint64_t)c->fid.volume_id << 32 | c->fid.cookie) ^ decoding;
+	chunk_identity(c, ret->key.id);
 	ret->key.index = (uint32_t)index;
 	ret->start = index * block_bytes;
 	ret->bytes = min_u64(block_bytes, c->size - ret->start);
@@ -113,6 +108,23 @@ void fill_end(struct fill *f, int err)
 	f->n_parts = 0;
 }
 
+/* Before anybody but the filler sees them. */
+static void offer_blocks(const struct fill *f)
+{
+	struct ssd *ssd = fetcher_ssd(f->fetcher);
+	uint64_t offset = f->offset;
+
+	if (!ssd)
+		return;
+	for (size_t i = 0; i < f->n_parts; i++) {
+		const struct fill_part *p = &f->parts[i];
+
+		if (p->block)
+			tier_offer(ssd, f->cache, f->chunk, p->block, offset, p->len);
+		offset += p->len;
+	}
+}
+
 int fill_run(struct fill *f, struct deadline d)
 {
 	struct read_buf bufs[FILL_PARTS_MAX];
@@ -130,6 +142,8 @@ int fill_run(struct fill *f, struct deadline d)
 						       .region = p->region };
 	}
 	int err = n ? fetch_chunk(f->fetcher, f->chunk, f->offset, bufs, n, d) : 0;
+	if (!err)
+		offer_blocks(f);
 	fill_end(f, err);
 	return err;
 }

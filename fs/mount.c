@@ -15,9 +15,11 @@
 
 #include "cache/blockcache.h"
 #include "cache/slab.h"
+#include "cache/ssd.h"
 #include "filer/entry.h"
 #include "filer/watch.h"
 #include "fs/ahead.h"
+#include "fs/cachedir.h"
 #include "fs/control.h"
 #include "fs/dir.h"
 #include "fs/fetch.h"
@@ -112,7 +114,7 @@ static int look_up_root(struct mount *m, char *message, size_t bytes)
 	return err;
 }
 
-static int open_reader(struct mount *m)
+static int open_reader(struct mount *m, char *message, size_t message_bytes)
 {
 	const struct options *o = m->options;
 	void *base;
@@ -131,6 +133,10 @@ static int open_reader(struct mount *m)
 	err = blockcache_new(m->slab, &m->cache);
 	if (err)
 		return err;
+	err = cachedir_open(o, &m->cluster, &m->ssd, message, message_bytes);
+	if (err)
+		return err;
+	fetcher_set_ssd(m->cluster.fetcher, m->ssd);
 	struct reader_config cfg = {
 		.cache = m->cache,
 		.slab = m->slab,
@@ -155,7 +161,7 @@ static int open_reader(struct mount *m)
 static void log_sources(struct fetcher *fetcher)
 {
 	struct fetch_stats stats;
-	char line[256] = "";
+	char line[320] = "";
 	size_t n = 0;
 
 	fetcher_stats(fetcher, &stats);
@@ -198,6 +204,7 @@ static void close_mount(struct mount *m)
 	watch_free(m->watch);
 	ahead_free(m->ahead);
 	reader_free(m->reader);
+	ssd_free(m->ssd);
 	blockcache_free(m->cache);
 	slab_free(m->slab);
 	inode_table_free(m->inodes);
@@ -222,7 +229,7 @@ static int open_mount(struct mount *m, char *message, size_t bytes)
 	if (!err)
 		err = look_up_root(m, message, bytes);
 	if (!err)
-		err = open_reader(m);
+		err = open_reader(m, message, bytes);
 	if (!err)
 		err = open_watch(m);
 	if (!err)

@@ -25,6 +25,7 @@ struct mount_status;
 struct options;
 struct reader;
 struct slab;
+struct ssd;
 struct watch;
 
 /* What the kernel's reads came to. Added to by any thread, without order. */
@@ -39,6 +40,7 @@ struct mount {
 	struct cluster cluster;
 	struct slab *slab;
 	struct blockcache *cache;
+	struct ssd *ssd; /* NULL: none */
 	struct reader *reader;
 	struct ahead *ahead; /* NULL: readahead is off */
 	struct inode_table *inodes;

@@ -9,6 +9,7 @@
 
 #include "cache/blockcache.h"
 #include "cache/slab.h"
+#include "cache/ssd.h"
 #include "filer/base/base.h"
 #include "filer/breaker.h"
 #include "filer/http.h"
@@ -33,6 +34,8 @@ struct snapshot {
 	struct fetch_stats fetch;
 	struct reader_stats reader;
 	struct blockcache_stats cache;
+	struct ssd_stats ssd;
+	uint64_t ssd_used_bytes, ssd_on;
 	struct slab_stats slab;
 	struct inode_stats inodes;
 	struct http_stats http;
@@ -68,6 +71,11 @@ static void take_snapshot(struct mount *m, struct snapshot *s)
 	slab_stats(m->slab, &s->slab);
 	inode_table_stats(m->inodes, &s->inodes);
 	http_pool_stats(m->cluster.http, &s->http);
+	if (m->ssd) {
+		ssd_stats(m->ssd, &s->ssd);
+		s->ssd_used_bytes = s->ssd.segments * SSD_SEGMENT_BYTES;
+		s->ssd_on = !s->ssd.off;
+	}
 	LOCK_SCOPE(&m->handles_lock);
 	s->open_files = m->n_handles;
 }
@@ -355,6 +363,27 @@ static const struct metric rows[] = {
 	  "memory of the blocks in the cache", AT(cache.bytes) },
 	{ "kelpfs_cache_block_bytes", METRIC_GAUGE,
 	  "size of a whole block", AT(cache.block_bytes) },
+
+	{ "kelpfs_ssd_on", METRIC_GAUGE,
+	  "1: there is an SSD tier (-o cache_dir=), and its disk has not failed", AT(ssd_on) },
+	{ "kelpfs_ssd_hits_total", METRIC_COUNTER,
+	  "blocks that were found in it", AT(ssd.hits) },
+	{ "kelpfs_ssd_misses_total", METRIC_COUNTER,
+	  "reads of it that ended at a block that was not there", AT(ssd.misses) },
+	{ "kelpfs_ssd_written_bytes_total", METRIC_COUNTER,
+	  "bytes of blocks that were written to it", AT(ssd.bytes_written) },
+	{ "kelpfs_ssd_dropped_total", METRIC_COUNTER,
+	  "blocks that were not written because the disk was slower than the cluster", AT(ssd.dropped) },
+	{ "kelpfs_ssd_refused_total", METRIC_COUNTER,
+	  "blocks that were not written because what is there is worth more", AT(ssd.refused) },
+	{ "kelpfs_ssd_corrupt_total", METRIC_COUNTER,
+	  "blocks that were not as they had been written; they were read from the cluster", AT(ssd.corrupt) },
+	{ "kelpfs_ssd_evictions_total", METRIC_COUNTER,
+	  "segments of 16 MiB that made room for others", AT(ssd.evictions) },
+	{ "kelpfs_ssd_blocks", METRIC_GAUGE,
+	  "blocks in it", AT(ssd.blocks) },
+	{ "kelpfs_ssd_used_bytes", METRIC_GAUGE,
+	  "what its segments take of the disk", AT(ssd_used_bytes) },
 
 	{ "kelpfs_readahead_bytes_total", METRIC_COUNTER,
 	  "memory of blocks that were fetched ahead of readers", AT(cache.prefetched_bytes) },

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cache/ssd.h"
 #include "filer/base/base.h"
 #include "fs/httpd.h"
 #include "fs/opttable.h"
@@ -167,6 +168,10 @@ static const struct opt rows[] = {
 	  "memory for file data: the block cache and all reads under way" },
 	{ "readahead", "SIZE", 0, OPT_BYTES, AT(readahead_bytes), 0, 1e12, "16M",
 	  "most that is read ahead of one sequential reader; 0 turns it off" },
+	{ "cache_dir", "DIR", 0, OPT_PATH, AT(cache_dir), 0, 0, NULL,
+	  "keep file data in this directory, too, on a local SSD; what is encrypted is left out" },
+	{ "cache_size", "SIZE", 0, OPT_BYTES, AT(cache_bytes), (double)SSD_BYTES_MIN, (double)SSD_BYTES_MAX, "16G",
+	  "most that this mount takes of cache_dir's disk" },
 	{ "prefetch_threads", "N", 0, OPT_UINT, AT(prefetch_threads), 1, 256, "8",
 	  "requests for readahead under way at once" },
 	{ "threads", "N", 0, OPT_UINT, AT(threads), 1, 1024, "16",
@@ -477,9 +482,9 @@ int options_parse(int argc, char *const argv[], struct options *ret, char *messa
 
 void options_free(struct options *o)
 {
-	char **const strings[] = { &o->source,      &o->mountpoint, &o->path,    &o->security_toml,
-				   &o->tls_ca,      &o->tls_cert,   &o->tls_key, &o->fuse_options,
-				   &o->rdma_device, &o->rdma_map };
+	char **const strings[] = { &o->source,      &o->mountpoint, &o->path,     &o->security_toml,
+				   &o->tls_ca,      &o->tls_cert,   &o->tls_key,  &o->fuse_options,
+				   &o->rdma_device, &o->rdma_map,   &o->cache_dir };
 
 	for (size_t i = 0; i < ARRAY_LEN(strings); i++) {
 		free(*strings[i]);

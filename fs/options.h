@@ -103,6 +103,8 @@ struct options {
 
 	uint64_t slab_bytes;
 	uint64_t readahead_bytes;
+	char *cache_dir; /* NULL: no SSD tier */
+	uint64_t cache_bytes;
 	unsigned prefetch_threads;
 	unsigned threads;
 	uint64_t max_read_bytes;
