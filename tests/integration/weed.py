@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 GRPC_OFFSET = 10000  # of a server's gRPC port from its HTTP port
-SLOW = 4 if "KELP_VM" in os.environ else 1  # in a VM all is emulated
+SLOW = 10 if "KELP_VM" in os.environ else 1  # in a VM all is emulated
 START_S = 60 * SLOW
 HOST = os.environ.get("KELP_TEST_HOST", "127.0.0.1")
 
