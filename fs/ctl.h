@@ -20,6 +20,7 @@ int ctl_devices(const struct ctl_options *o, char *message, size_t bytes);
 int ctl_locate(const struct ctl_options *o, char *message, size_t bytes);
 int ctl_read(const struct ctl_options *o, char *message, size_t bytes);
 int ctl_serve(const struct ctl_options *o, char *message, size_t bytes);
+int ctl_stats(const struct ctl_options *o, char *message, size_t bytes);
 int ctl_bench(const struct ctl_options *o, char *message, size_t bytes);
 
 /* message = text; returns err. */

@@ -37,6 +37,8 @@ static const struct command commands[CTL_COMMANDS] = {
 	[CTL_BENCH] = { "bench", "FID...|FILER/PATH", 1, CTL_FIDS_MAX,
 			"bandwidth and latency of random reads, by size and depth" },
 	[CTL_SERVE] = { "serve", "", 0, 0, "an HTTP server that reads needles for others" },
+	[CTL_STATS] = { "stats", "MOUNTPOINT|ADDR:PORT", 1, 1,
+			"what a mount does, a line for each interval, until interrupted" },
 };
 
 static const char *const via_names[] = { "rdma", "tcp", "http", "proxy" };
@@ -187,11 +189,19 @@ static int store_listen(const char *text, void *target)
 /* clang-format off */
 static const struct opt rows[] = {
 	{ "count", "N", 'c', OPT_UINT, AT(count), 1, 1e9, NULL,
+	  "stop after so many lines", NULL, BIT(CTL_STATS) },
+	{ "interval", "SECONDS", 'i', OPT_MILLISECONDS, AT(interval_ms), 10, 3600000, "1",
+	  "what a line covers", NULL, BIT(CTL_STATS) },
+	{ "once", NULL, '1', OPT_FLAG, AT(once), 0, 0, NULL,
+	  "one line, of all since the mount was made", NULL, BIT(CTL_STATS) },
+	{ "count", "N", 'c', OPT_UINT, AT(count), 1, 1e9, NULL,
 	  "stop after so many pings", NULL, BIT(CTL_PING) },
 	{ "interval", "SECONDS", 'i', OPT_MILLISECONDS, AT(interval_ms), 1, 3600000, "1",
 	  "pause between two pings", NULL, BIT(CTL_PING) },
 	{ "json", NULL, 0, OPT_FLAG, AT(json), 0, 0, NULL,
 	  "print JSON", NULL, BIT(CTL_PING) | BIT(CTL_CAPS) | BIT(CTL_DEVICES) | BIT(CTL_LOCATE) },
+	{ "json", NULL, 0, OPT_FLAG, AT(json), 0, 0, NULL,
+	  "all numbers as JSON, once", NULL, BIT(CTL_STATS) },
 	{ "filer", "FILER", 0, OPT_OTHER, 0, 0, 0, NULL,
 	  "a filer, which knows the masters and stands in for volume servers", store_filer, NEEDLES | SERVE },
 	{ "master", "HOST[:PORT]", 0, OPT_OTHER, 0, 0, 0, NULL,
@@ -310,6 +320,9 @@ static int parse_arguments(const char *const *args, size_t n, struct ctl_options
 					       : 0;
 	case CTL_LOCATE:
 		return options_parse_source(args[0], &o->cluster, message, bytes);
+	case CTL_STATS:
+		httpd_parse_address(args[0], &o->status);
+		return opt_store_string(args[0], &o->where);
 	case CTL_BENCH:
 		if (n != 1 || !is_path(args[0]))
 			return parse_fids(args, n, o, message, bytes);
@@ -457,6 +470,7 @@ void ctl_options_free(struct ctl_options *o)
 	options_free(&o->cluster);
 	free(o->fids);
 	free(o->output);
+	free(o->where);
 	free(o->json_file);
 	free(o->temp_dir);
 }

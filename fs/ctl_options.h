@@ -21,6 +21,7 @@ enum ctl_command {
 	CTL_READ,
 	CTL_BENCH,
 	CTL_SERVE,
+	CTL_STATS,
 	CTL_COMMANDS, /* how many there are */
 };
 
@@ -82,6 +83,10 @@ struct ctl_options {
 	unsigned point_ms;
 	unsigned connections;
 	char *json_file;
+
+	char *where; /* a mountpoint or an address, as given */
+	struct endpoint status; /* where as an address; port 0: it is none */
+	bool once;
 
 	struct endpoint listen; /* host "": all addresses */
 	bool any_server;

@@ -14,9 +14,9 @@
 
 static int (*const commands[CTL_COMMANDS])(const struct ctl_options *o, char *message,
 					   size_t bytes) = {
-	[CTL_PING] = ctl_ping,     [CTL_CAPS] = ctl_caps, [CTL_DEVICES] = ctl_devices,
-	[CTL_LOCATE] = ctl_locate, [CTL_READ] = ctl_read, [CTL_BENCH] = ctl_bench,
-	[CTL_SERVE] = ctl_serve,
+	[CTL_PING] = ctl_ping,     [CTL_CAPS] = ctl_caps,   [CTL_DEVICES] = ctl_devices,
+	[CTL_LOCATE] = ctl_locate, [CTL_READ] = ctl_read,   [CTL_BENCH] = ctl_bench,
+	[CTL_SERVE] = ctl_serve,   [CTL_STATS] = ctl_stats,
 };
 
 static int ignore_port(void *arg, const struct device_port *p)

@@ -510,3 +510,74 @@ def test_the_docs_list_every_metric(program):
     table = subprocess.run([mounts.bin_dir() / program, "--dump-metrics"], capture_output=True, text=True).stdout
     assert len(table.splitlines()) > 20
     assert table in (mounts.REPO / "docs/metrics.md").read_text(), f"put `{program} --dump-metrics` into docs/metrics.md"
+
+
+# kelpctl stats
+
+
+def kelpctl_stats(*arguments):
+    return subprocess.run([mounts.bin_dir() / "kelpctl", "stats", *map(str, arguments)], stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, timeout=60)
+
+
+def test_kelpctl_shows_a_mount_line_by_line_in_a_pipe(mount_kelpfs, source):
+    mount = mount_kelpfs(source, options=UNCACHED)
+    reader = threading.Thread(target=read_all, args=(mount.path / "status/data.bin",))
+    reader.start()
+    result = kelpctl_stats(mount.path, "--count", 3, "--interval", 0.2)
+    reader.join()
+    heading, *lines = result.stdout.splitlines()
+    assert result.returncode == 0 and result.stderr == ""
+    assert heading.split() == ["reads/s", "bytes/s", "p50", "p99", "hits", "errors", "|", "cache", "http", "filer"]
+    assert len(lines) == 3 and all(len(line.split()) == 10 for line in lines)
+    assert "\x1b" not in result.stdout
+
+
+def test_kelpctl_shows_all_since_the_start_once(mount_kelpfs, source):
+    mount = mount_kelpfs(source, options=UNCACHED)
+    read_all(mount.path / "status/data.bin")
+    heading, line = kelpctl_stats(mount.path, "--once").stdout.splitlines()
+    shown = dict(zip(heading.split(), line.split()))
+    assert re.fullmatch(r"\d+(\.\d)?[KM]", shown["bytes/s"])
+    assert re.fullmatch(r"[\d.]+(us|ms|s)", shown["p50"]) and re.fullmatch(r"[\d.]+(us|ms|s)", shown["p99"])
+    assert shown["errors"] == "0"
+
+
+def test_kelpctl_prints_the_numbers_as_json(mount_kelpfs, source):
+    mount = mount_kelpfs(source, options=UNCACHED)
+    read_all(mount.path / "status/data.bin")
+    assert json.loads(kelpctl_stats(mount.path, "--json").stdout)["kelpfs_read_bytes_total"] == len(DATA)
+
+
+def test_kelpctl_asks_over_http_too(status_of, agent_status):
+    mount, status = status_of(UNCACHED)
+    read_all(mount.path / "status/data.bin")
+    for where in (status.port, f"127.0.0.1:{status.port}"):
+        assert json.loads(kelpctl_stats(where, "--json").stdout)["kelpfs_read_bytes_total"] == len(DATA)
+    agent_port = agent_status[1].port
+    assert "kelpd_volumes" in json.loads(kelpctl_stats(agent_port, "--json").stdout)
+    result = kelpctl_stats(agent_port)
+    assert result.returncode == 1 and "not the statistics of a mount" in result.stderr
+
+
+def test_kelpctl_repeats_the_heading_in_a_terminal(mount_kelpfs, source):
+    mount = mount_kelpfs(source)
+    master, slave = os.openpty()
+    process = subprocess.Popen([mounts.bin_dir() / "kelpctl", "stats", mount.path, "-c", "45", "-i", "0.01"],
+                               stdin=subprocess.DEVNULL, stdout=slave, stderr=subprocess.PIPE)
+    os.close(slave)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal is an error
+        while piece := os.read(master, 65536):
+            shown += piece
+    assert process.wait(60) == 0, process.stderr.read()
+    os.close(master)
+    assert shown.count(b"reads/s") == 3
+
+
+@pytest.mark.parametrize("where, says", [("/nowhere", "no mount of kelpfs"), ("127.0.0.1:1", "Connection refused"),
+                                         ("/", "no mount of kelpfs")])
+def test_kelpctl_says_what_is_wrong_with_the_place(where, says):
+    result = kelpctl_stats(where)
+    assert result.returncode == 1
+    assert says in result.stderr and result.stdout == ""
