@@ -93,7 +93,7 @@ static int count_missing_pages(const struct disk_read *r, uint64_t *ret)
 
 static bool is_known_cached(const struct disk_read *r)
 {
-	uint64_t missing;
+	uint64_t missing = 1;
 
 	return count_missing_pages(r, &missing) == 0 && missing == 0;
 }

@@ -532,10 +532,12 @@ def test_slow_readers_of_small_answers_cost_bounded_memory(start_agent, volumes)
             client.send_read(*[ac.extent(fid)] * 16)
     with agent.client() as client:
         assert client.read_one(fid).data == data  # from the page cache where there is no memory
-    for client in slow:
+    # Not all of them: who takes nothing for half a minute is cut off.
+    for client in slow[:3]:
         for _ in range(16):
             for result in client.next_reply()[1]:
                 assert result.data == data
+    for client in slow:
         client.close()
 
 
