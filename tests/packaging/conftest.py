@@ -16,7 +16,7 @@ import weed
 NEEDED = ("debootstrap", "dpkg-deb", "cpack", "lintian")
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def can_be_run():
     missing = [tool for tool in NEEDED if not shutil.which(tool)]
     if os.geteuid() or missing:
@@ -24,7 +24,7 @@ def can_be_run():
 
 
 @pytest.fixture(scope="session")
-def packages(tmp_path_factory):
+def packages(tmp_path_factory, can_be_run):
     """{name: path} of the Debian packages."""
     build = Path(os.environ.get("KELP_BUILD_DIR", "build/release"))
     out = tmp_path_factory.mktemp("packages")
@@ -33,7 +33,7 @@ def packages(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def clean_root(tmp_path_factory):
+def clean_root(tmp_path_factory, can_be_run):
     """Not to be changed."""
     root = debian.Root(tmp_path_factory.mktemp("roots") / "clean")
     yield root
@@ -41,7 +41,7 @@ def clean_root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
+def root(tmp_path_factory, can_be_run):
     """To be changed by the tests of one module."""
     root = debian.Root(tmp_path_factory.mktemp("roots") / "root")
     yield root
