@@ -18,7 +18,7 @@
 
 struct snapshot {
 	struct serve *serve;
-	uint64_t start_s;
+	uint64_t start_s, resident_bytes;
 	uint64_t active, limit, broken_off;
 	uint64_t memory_bytes, memory_free_bytes;
 	struct fetch_stats fetch;
@@ -35,6 +35,7 @@ static void take_snapshot(struct serve *s, struct snapshot *ret)
 	*ret = (struct snapshot){
 		.serve = s,
 		.start_s = (uint64_t)s->start_s,
+		.resident_bytes = metrics_resident_bytes(),
 		.active = atomic_load(&s->active),
 		.limit = s->options->reads_max,
 		.broken_off = value_of(&s->counters.broken_off),
@@ -176,6 +177,8 @@ static const struct metric rows[] = {
 	  "always 1; the labels say what runs", 0, build_info, { "version", "libcurl" } },
 	{ "kelpctl_start_time_seconds", METRIC_GAUGE,
 	  "when it was started, since the epoch", AT(start_s) },
+	{ "kelpctl_resident_memory_bytes", METRIC_GAUGE,
+	  "memory of the process that is in RAM", AT(resident_bytes) },
 
 	{ "kelpctl_answers_total", METRIC_COUNTER,
 	  "answers to /read", 0, answers, { "status" } },
@@ -237,20 +240,17 @@ cJSON *serve_metrics_json(struct serve *s)
 void serve_answer_metrics(struct httpd_request *r, void *arg)
 {
 	struct snapshot snapshot;
-	struct httpd_reply reply = { .status = HTTP_OK, .type = METRICS_PROMETHEUS_TYPE };
-	char *text = NULL;
-	FILE *out = open_memstream(&text, &reply.bytes);
 
-	if (out) {
-		take_snapshot(arg, &snapshot);
-		metrics_prometheus(out, &table, &snapshot);
-	}
-	if (!out || fclose(out) != 0) {
-		free(text);
+	take_snapshot(arg, &snapshot);
+	char *text = metrics_prometheus_text(&table, &snapshot);
+	if (!text) {
 		httpd_error(r, HTTP_INTERNAL, "no memory");
 		return;
 	}
-	reply.body = text;
-	reply.owned = true;
+	const struct httpd_reply reply = { .status = HTTP_OK,
+					   .type = METRICS_PROMETHEUS_TYPE,
+					   .body = text,
+					   .bytes = strlen(text),
+					   .owned = true };
 	httpd_reply(r, &reply);
 }

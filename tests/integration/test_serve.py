@@ -770,14 +770,14 @@ def test_weed_mount_4_44_reads_files_of_one_chunk_through_it(
         for name, data in files.items():
             assert (mount.path / name).read_bytes() == data, name
         if with_files:
-            weed.wait_until(lambda: temp_stats(serve)["removed"], "the mount to give files back", 15)
-            weed.wait_until(lambda: not files_in(temp_dir), "it to give back all of them", 15)
+            # Not all of them: it tries once, with a time limit.
+            weed.wait_until(lambda: temp_stats(serve)["removed"], "the mount to give files back", 30)
     finally:
         mount.end()
     assert serve.answers().keys() == {"200"}
     assert serve.sent("tcp") + serve.sent("http") >= sum(map(len, files.values()))
     if with_files:
-        assert temp_stats(serve)["added"] == temp_stats(serve)["removed"] > 0
+        assert temp_stats(serve)["added"] >= temp_stats(serve)["removed"] > 0
 
 
 def test_weed_mount_4_44_reads_by_itself_what_came_without_rdma(start, cluster, agent, files, tmp_path):
