@@ -10,7 +10,15 @@
 #   MAX_IDLE_TIME       kelpd: --idle-timeout, in seconds or as 5m, 90s, 1h
 #   ENABLE_RDMA, RDMA_ENABLED   kelpfs: false is -o rdma=off, true is rdma=auto
 #   RDMA_FALLBACK       kelpfs: false is -o rdma=require
-#   RDMA_TIMEOUT_MS     kelpfs: -o timeout=, in milliseconds
+#   RDMA_TIMEOUT_MS     kelpfs: -o timeout=; kelpctl: --timeout; in milliseconds
+#   FILER_ADDR          kelpctl serve: --filer
+#   VOLUME_SERVER_URL   kelpctl serve: --server, without FILER_ADDR
+#   SIDECAR_PORT, SIDECAR_ADDRESS   kelpctl serve: --listen
+#   AGENT_PORT          kelpctl serve: --agent-port
+#   ENABLE_RDMA         kelpctl serve: false is --via tcp,http,proxy
+#   RDMA_MAX_CONCURRENT kelpctl serve: --reads
+#
+# `health ADDR:PORT` asks a status page whether all is well.
 set -eu
 
 seconds() {
@@ -38,6 +46,17 @@ given() {
 	return 1
 }
 
+seconds_of_ms() {
+	echo $((($1 + 999) / 1000))
+}
+
+is_off() {
+	case $1 in
+	false | 0 | no | off) return 0 ;;
+	*) return 1 ;;
+	esac
+}
+
 program=${1:-}
 [ $# = 0 ] || shift
 case $program in
@@ -51,14 +70,37 @@ kelpd)
 	;;
 kelpfs)
 	options=
-	case ${ENABLE_RDMA:-${RDMA_ENABLED:-}} in
-	false | 0 | no) options=rdma=off ;;
-	esac
-	[ "${RDMA_FALLBACK:-}" != false ] || [ -n "$options" ] || options=rdma=require
-	[ -z "${RDMA_TIMEOUT_MS:-}" ] || options=${options:+$options,}timeout=$(((RDMA_TIMEOUT_MS + 999) / 1000))
+	if is_off "${ENABLE_RDMA:-${RDMA_ENABLED:-}}"; then
+		options=rdma=off
+	elif is_off "${RDMA_FALLBACK:-}"; then
+		options=rdma=require
+	fi
+	[ -z "${RDMA_TIMEOUT_MS:-}" ] || options=${options:+$options,}timeout=$(seconds_of_ms "$RDMA_TIMEOUT_MS")
 	# The last of several wins: what is given in the arguments.
 	[ -z "$options" ] || set -- -o "$options" "$@"
 	given -f "$@" || set -- -f "$@"
+	;;
+kelpctl)
+	if [ "${1:-}" = serve ]; then
+		shift
+		if [ -n "${FILER_ADDR:-}" ]; then
+			given --filer "$@" || set -- --filer="$(host_port "$FILER_ADDR")" "$@"
+		elif [ -n "${VOLUME_SERVER_URL:-}" ]; then
+			given --server "$@" || set -- --server="$(host_port "$VOLUME_SERVER_URL")" "$@"
+		fi
+		[ -z "${SIDECAR_PORT:-}" ] || given --listen "$@" ||
+			set -- --listen="${SIDECAR_ADDRESS:-*}:$SIDECAR_PORT" "$@"
+		[ -z "${AGENT_PORT:-}" ] || given --agent-port "$@" || set -- --agent-port="$AGENT_PORT" "$@"
+		! is_off "${ENABLE_RDMA:-}" || given --via "$@" || set -- --via=tcp,http,proxy "$@"
+		[ -z "${RDMA_MAX_CONCURRENT:-}" ] || given --reads "$@" || set -- --reads="$RDMA_MAX_CONCURRENT" "$@"
+		[ -z "${RDMA_TIMEOUT_MS:-}" ] || given --timeout "$@" ||
+			set -- --timeout="$(seconds_of_ms "$RDMA_TIMEOUT_MS")" "$@"
+		set -- serve "$@"
+	fi
+	;;
+health)
+	program=curl
+	set -- --silent --fail --output /dev/null "http://$1/health"
 	;;
 esac
 exec "$program" "$@"

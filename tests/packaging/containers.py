@@ -71,7 +71,7 @@ class Compose:
 
     def logs(self):
         return "\n".join(f"--- {service}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
-                         for service in ("master", "volume", "filer", "kelpd", "mount")
+                         for service in ("master", "volume", "filer", "kelpd", "mount", "sidecar")
                          for done in [self.podman.try_run("logs", self.container(service))])
 
 
