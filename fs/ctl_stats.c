@@ -100,7 +100,7 @@ static const cJSON *member(const cJSON *tree, const char *name)
 
 static double number(const cJSON *item)
 {
-	return cJSON_IsNumber(item) ? item->valuedouble : 0;
+	return item && cJSON_IsNumber(item) ? item->valuedouble : 0;
 }
 
 /* Of a counter, with the label where it has one; what has restarted meanwhile counts from 0. */
@@ -282,7 +282,7 @@ static double seconds_up(const cJSON *now)
 
 static int show_once(const struct stats_source *s, bool json, char *message, size_t bytes)
 {
-	cJSON *now;
+	cJSON *now = NULL;
 	int err = take_sample(s, !json, &now, message, bytes);
 
 	if (err)
@@ -304,7 +304,7 @@ static int watch(const struct stats_source *s, const struct ctl_options *o, char
 	int err = take_sample(s, true, &before, message, bytes);
 
 	for (unsigned i = 0; !err && (!o->count || i < o->count); i++) {
-		cJSON *now;
+		cJSON *now = NULL;
 
 		if (i == 0 || (terminal && i % HEADING_EVERY == 0))
 			print_heading(before);
