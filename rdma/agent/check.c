@@ -40,14 +40,14 @@ static struct check *next_to_run(struct checker *k, const struct disk *disk)
 		return NULL;
 	waiting->buf_ = malloc(CHECK_STEP_BYTES);
 	if (!waiting->buf_)
-		waiting->read_.result = -ENOMEM;
+		waiting->read->result = -ENOMEM;
 	return waiting;
 }
 
 /* Tells everybody, who may then be gone. */
 static void finish(struct checker *k, struct check *c)
 {
-	int err = c->read_.result;
+	int err = c->read->result;
 	bool sound = crc32c_matches(c->info->crc32c, c->crc_);
 	enum needle_check found = sound ? NEEDLE_SOUND : NEEDLE_CORRUPT;
 
@@ -66,11 +66,11 @@ static void finish(struct checker *k, struct check *c)
 /* What was read is summed up. */
 static void take_step(struct check *c)
 {
-	if (c->read_.result)
+	if (c->read->result)
 		return;
-	c->crc_ = crc32c(c->crc_, c->buf_, c->read_.bytes);
-	c->at_ += c->read_.bytes;
-	c->turn_bytes_ += c->read_.bytes;
+	c->crc_ = crc32c(c->crc_, c->buf_, c->read->bytes);
+	c->at_ += c->read->bytes;
+	c->turn_bytes_ += c->read->bytes;
 }
 
 /* One step, or a pause for others. Returns false where it is over later. */
@@ -78,16 +78,16 @@ static bool step(struct check *c)
 {
 	uint64_t left = c->info->data_bytes - c->at_;
 
-	c->read_.fd = c->place->fd;
-	c->read_.offset = c->info->data_offset + c->at_;
-	c->read_.buf = c->buf_;
-	c->read_.bytes = min_u64(left, CHECK_STEP_BYTES);
+	c->read->fd = c->place->fd;
+	c->read->offset = c->info->data_offset + c->at_;
+	c->read->buf = c->buf_;
+	c->read->bytes = min_u64(left, CHECK_STEP_BYTES);
 	if (c->turn_bytes_ >= CHECK_TURN_BYTES) {
 		c->turn_bytes_ = 0;
-		c->read_.bytes = 0;
-		return disk_pause(c->disk, &c->read_);
+		c->read->bytes = 0;
+		return disk_pause(c->disk, c->read);
 	}
-	return disk_read(c->disk, &c->read_);
+	return disk_read(c->disk, c->read);
 }
 
 /* From where nothing is under way for c. */
@@ -96,7 +96,7 @@ static void work(struct checker *k, struct check *c)
 	struct disk *disk = c->disk;
 
 	while (c) {
-		bool over = c->read_.result || c->at_ == c->info->data_bytes;
+		bool over = c->read->result || c->at_ == c->info->data_bytes;
 
 		if (over) {
 			finish(k, c);
@@ -135,7 +135,7 @@ static bool follow(struct checker *k, struct check *c)
 	}
 	LL_APPEND2(k->checks, c, next_);
 	if (n >= CHECKS_MAX)
-		c->read_.result = -ENOBUFS;
+		c->read->result = -ENOBUFS;
 	return false;
 }
 
@@ -145,11 +145,11 @@ void check_start(struct checker *k, struct check *c)
 	c->buf_ = NULL;
 	c->at_ = c->turn_bytes_ = 0;
 	c->crc_ = 0;
-	c->read_ = (struct disk_read){ .done = step_done, .arg = c };
+	*c->read = (struct disk_read){ .done = step_done, .arg = c };
 	c->next_ = c->followers_ = NULL;
 	if (follow(k, c))
 		return;
-	if (!c->read_.result)
+	if (!c->read->result)
 		c = next_to_run(k, c->disk);
 	if (c)
 		work(k, c);

@@ -1,8 +1,9 @@
-/* Comparing needles with the checksum that is stored with them, before parts of them are served: a part
- * says nothing about the checksum of the whole, and the disk may have spoiled what it was given to keep.
+/* Comparing needles with the checksum that is stored with them, before parts of them are served: a
+ * part says nothing about the checksum of the whole, and the disk may have spoiled what it was given
+ * to keep.
  *
- * Checks of one needle that one thread is asked for at the same time are one. The outcome is the caller's to
- * remember (store_note_facts()).
+ * Checks of one needle that one thread is asked for at the same time are one. The outcome is the
+ * caller's to remember (store_note_facts()).
  *
  * A checker is shared by all threads; all of a check happens on the thread of its disk. */
 #ifndef KELP_CHECK_H
@@ -19,7 +20,8 @@
 #define CHECK_STEP_BYTES ((size_t)256 << 10)
 /* Then others get their turn. */
 #define CHECK_TURN_BYTES ((size_t)1 << 20)
-/* Waiting or running, of all threads; beyond that, parts of what was not checked are refused for now. */
+/* Waiting or running, of all threads. Beyond that, parts of what was not checked are refused for
+ * now. */
 #define CHECKS_MAX 1024
 /* On one disk at the same time, each with memory for a step; more wait for one of them. */
 #define CHECKS_RUNNING_MAX 4
@@ -31,6 +33,7 @@ struct check {
 	struct disk *disk;
 	const struct needle_place *place; /* pinned */
 	const struct needle_info *info; /* of a parsed tail */
+	struct disk_read *read; /* to be used here until then */
 	/* err: 0, -ENOBUFS and -ENOMEM (not now), or what the disk said. May be called before
 	 * check_start() returns. */
 	void (*done)(struct check *c, int err, enum needle_check found);
@@ -40,7 +43,6 @@ struct check {
 	uint64_t at_; /* so many bytes are summed up */
 	size_t turn_bytes_;
 	uint32_t crc_;
-	struct disk_read read_;
 	struct check *next_; /* in the checker's list */
 	struct check *followers_; /* who waits for the same, one behind the other */
 };

@@ -226,6 +226,7 @@ static void start_check(struct piece *p)
 	p->check.disk = host->disk;
 	p->check.place = &p->place;
 	p->check.info = &p->info;
+	p->check.read = &p->reads[0];
 	p->check.done = check_done;
 	check_start(&host->agent->checker, &p->check);
 }
