@@ -24,6 +24,9 @@
 /* Finding the masters must not hold up a mount whose filer has no gRPC port open. */
 #define MASTERS_TIMEOUT_MS 3000
 
+/* The first connection over a device also has it take the slab over, all pages of it. */
+#define RDMA_PROBE_MS 3000
+
 static int explain_security_toml(const char *path, unsigned line, int err, char *message,
 				 size_t bytes)
 {
@@ -169,6 +172,7 @@ static int open_rdma(const struct options *o, struct client_config cfg, struct c
 	cfg.transport = &client_verbs;
 	cfg.directory = c->agents;
 	cfg.required = o->rdma == AGENT_REQUIRE;
+	cfg.probe_ms = RDMA_PROBE_MS;
 	if (c->rdma_map) {
 		cfg.map = map_agent;
 		cfg.map_arg = c->rdma_map;

@@ -332,7 +332,7 @@ static void try_to_connect(struct client *c, const struct agent_key *key,
 {
 	ret->err = resolve(key, ret_address);
 	if (!ret->err)
-		connect_once(c, ret_address, deadline_in_ms(c->cfg.connect_ms), ret);
+		connect_once(c, ret_address, deadline_in_ms(c->cfg.probe_ms), ret);
 }
 
 /* Where the directory's agent says that it can be reached. */
@@ -851,6 +851,7 @@ int client_new(const struct client_config *cfg, struct client **ret)
 	c->cfg.idle_ms = or_default(cfg->idle_ms, CLIENT_IDLE_MS);
 	c->cfg.reap_ms = or_default(cfg->reap_ms, CLIENT_REAP_MS);
 	c->cfg.connect_ms = or_default(cfg->connect_ms, CLIENT_CONNECT_MS);
+	c->cfg.probe_ms = or_default(cfg->probe_ms, c->cfg.connect_ms);
 	c->cfg.answer_ms = or_default(cfg->answer_ms, CLIENT_ANSWER_MS);
 	c->cfg.stall_ms = or_default(cfg->stall_ms, CLIENT_STALL_MS);
 	c->cfg.absent_min_ms = or_default(cfg->absent_min_ms, CLIENT_ABSENT_MIN_MS);

@@ -27,7 +27,7 @@ struct token_source;
 #define CLIENT_CONNECTIONS_LIMIT 64 /* ... at most */
 #define CLIENT_IDLE_MS (5 * 60 * 1000)
 #define CLIENT_REAP_MS (60 * 1000)
-#define CLIENT_CONNECT_MS 500 /* with the hello */
+#define CLIENT_CONNECT_MS 500 /* with the hello; nobody waits longer for a connection */
 #define CLIENT_STALL_MS 2000 /* no byte for so long in the middle of an answer */
 #define CLIENT_ANSWER_MS 1500 /* no message for so long while one is waited for */
 #define CLIENT_PING_MS 1000
@@ -61,6 +61,7 @@ struct client_config {
 	unsigned idle_ms;
 	unsigned reap_ms;
 	unsigned connect_ms;
+	unsigned probe_ms; /* to connect where nobody waits for it; 0: connect_ms */
 	unsigned stall_ms;
 	unsigned answer_ms;
 	unsigned absent_min_ms;

@@ -445,6 +445,8 @@ static void use_lease(struct client_extent *e, const struct wire_result *r,
 	size_t n_bufs;
 	const struct read_buf *bufs = lease_bufs(e, whole, &n_bufs);
 
+	e->begun = true;
+	e->err = 0;
 	if (!crc32c_matches(r->crc32c, crc_of(bufs, n_bufs)))
 		e->err = -EBADMSG;
 	if (!e->err && e->sink)
@@ -487,14 +489,16 @@ static int take_answer(struct client_session *s, struct slot *slot, uint8_t *sin
 		e->err = wire_status_errno(r->status);
 		if (e->err)
 			continue;
-		e->begun = true;
 		e->gzip = r->flags & WIRE_RESULT_GZIP;
 		e->needle_bytes = r->needle_length;
-		if (r->flags & WIRE_RESULT_LEASE)
+		if (r->flags & WIRE_RESULT_LEASE) {
+			e->err = NOT_ANSWERED; /* until it was pulled and checked */
 			err = start_pull(s, slot, e, r);
-		else
-			err = e->sink ? take_whole(s, e, r, sink_buf, slot->deadline)
-				      : take_range(s, e, r, slot->deadline);
+			continue;
+		}
+		e->begun = true;
+		err = e->sink ? take_whole(s, e, r, sink_buf, slot->deadline)
+			      : take_range(s, e, r, slot->deadline);
 		if (err && !e->err)
 			e->err = err;
 	}

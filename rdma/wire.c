@@ -558,6 +558,8 @@ static bool is_sound(const struct wire_result *r)
 	if (!(r->flags & WIRE_RESULT_LEASE) &&
 	    ((r->rkey | r->lease_ms) != 0 || (r->lease_id | r->remote_addr) != 0))
 		return false;
+	if ((r->flags & WIRE_RESULT_LEASE) && r->lease_id == 0)
+		return false;
 	return r->length <= WIRE_EXTENT_BYTES_MAX && r->length <= r->needle_length &&
 	       r->needle_length <= UINT32_MAX &&
 	       !__builtin_add_overflow(r->remote_addr, r->length, &end);
