@@ -22,6 +22,7 @@
  * one before. What is fetched ahead then doubles with each file, so many times. */
 #define WALK_STREAK_MIN 2
 #define WALK_RECENT_S 10
+#define WALK_WINDOW_MIN 8
 #define WALK_DOUBLINGS_MAX 10
 
 /* What the key of an inode starts with. */
@@ -473,7 +474,8 @@ size_t inode_walk(struct inode_table *t, struct inode *i, bool (*wanted)(const s
 	unsigned streak = note_step(i, now_s);
 	if (streak < WALK_STREAK_MIN)
 		return 0;
-	size_t window = min_u64(max, (size_t)1 << min_u64(streak, WALK_DOUBLINGS_MAX));
+	unsigned doublings = (unsigned)min_u64(streak - WALK_STREAK_MIN, WALK_DOUBLINGS_MAX);
+	size_t window = min_u64(max, (size_t)WALK_WINDOW_MIN << doublings);
 	struct inode *next = i->listed_next;
 	for (; next && ahead < window && is_recent(next->ahead_s, now_s); next = next->listed_next)
 		ahead++;
