@@ -12,6 +12,7 @@
 #include "filer/entry.h"
 #include "fs/fetch.h"
 #include "fs/fill.h"
+#include "fs/tier.h"
 #include "fs/workers.h"
 
 /* Part of a read's time. A reader that waits for a batch in vain must still have time for itself. */
@@ -28,7 +29,8 @@ struct batch {
 
 	size_t n_items;
 	struct needle_item items[AHEAD_FILES_MAX];
-	struct block *blocks[AHEAD_FILES_MAX]; /* of the items */
+	const struct chunk *chunks[AHEAD_FILES_MAX]; /* of the items, as are the next two */
+	struct block *blocks[AHEAD_FILES_MAX];
 	struct read_buf bufs[AHEAD_FILES_MAX];
 };
 
@@ -53,7 +55,10 @@ static void item_done(void *arg, struct needle_item *item)
 	struct batch *b = arg;
 	size_t i = (size_t)(item - b->items);
 	struct blockcache *cache = b->ahead->cfg.cache;
+	struct ssd *ssd = fetcher_ssd(b->ahead->cfg.fetcher);
 
+	if (ssd && !item->err)
+		tier_offer(ssd, cache, b->chunks[i], b->blocks[i], 0, b->bufs[i].len);
 	block_filled(cache, b->blocks[i], b->bufs[i].len, item->err);
 	block_unpin(cache, b->blocks[i]);
 }
@@ -91,11 +96,18 @@ static bool prepare(struct batch *b, const struct chunk *c, struct deadline d)
 		fill_run(&fill, d);
 		return true;
 	}
-	size_t i = b->n_items++;
+	size_t i = b->n_items;
+	b->chunks[i] = c;
 	b->blocks[i] = block;
 	b->bufs[i] = (struct read_buf){ .ptr = block->data,
 					.len = place.bytes,
 					.region = SLAB_REGION };
+	if (tier_read(fetcher_ssd(cfg->fetcher), c, 0, &b->bufs[i], 1) == place.bytes) {
+		block_filled(cfg->cache, block, place.bytes, 0);
+		block_unpin(cfg->cache, block);
+		return true;
+	}
+	b->n_items++;
 	b->items[i].range = (struct needle_range){ .fid = c->fid,
 						   .bufs = &b->bufs[i],
 						   .n_bufs = 1 };
