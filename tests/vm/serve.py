@@ -15,8 +15,8 @@ SHARED = Path("/run/pair")
 SERVED, DONE = SHARED / "served.json", SHARED / "done"
 LIMIT_S = 1800
 # Those that need no mount to write through.
-DOORS = ("filer_put", "filer_append", "filer_offset_writes", "filer_compressed_text", "filer_encrypted",
-         "s3_multipart", "manifest_nested", "overlapping_chunks")
+DOORS = ("filer_put", "filer_compressed_text", "filer_encrypted", "s3_multipart", "manifest_nested",
+         "overlapping_chunks")
 
 
 def main():
