@@ -1,5 +1,7 @@
 """kelpd and mounts over RDMA, for the tests inside a VM."""
 
+import errno
+
 import weed
 from test_agent import Agent
 
@@ -15,4 +17,21 @@ class RdmaAgent(Agent):
 
 def rdma(agent, use="auto"):
     """Options of a mount that reads through an agent, or what is at its port, over RDMA where it can."""
-    return [f"rdma={use}", f"agent_port={getattr(agent, 'port', agent)}"]
+    return [f"rdma={use}", f"agent_port={getattr(agent, 'port', agent)}", "timeout=60"]
+
+
+def connect(paths):
+    """Reads a byte of one of the files until that succeeds: connecting has half a second each time, which may
+    be too little for a VM on a busy machine, and with rdma=require nobody else is asked."""
+    path = max(paths, key=lambda path: path.stat().st_size)
+
+    def connected():
+        try:
+            with open(path, "rb", buffering=0) as f:
+                f.read(1)
+        except OSError as error:
+            assert error.errno == errno.EIO
+            return False
+        return True
+
+    weed.wait_until(connected, "a connection over RDMA")

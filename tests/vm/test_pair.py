@@ -7,7 +7,7 @@ import pytest
 
 import serve
 import weed
-from rdma import rdma
+from rdma import connect, rdma
 from test_mount_agent import reads_by_source
 
 START_S = 900  # with a corpus to write, on one emulated processor
@@ -42,6 +42,7 @@ def check(mount, files):
 @pytest.mark.parametrize("door", serve.DOORS)
 def test_everything_reads_back_over_rdma_alone(mount_door, door):
     mount, files = mount_door(door, "require")
+    connect([mount.path / name for name in files])
     check(mount, files)
     sources = reads_by_source(mount)
     assert set(sources) == {"rdma"} and sources["rdma"][0] > 0

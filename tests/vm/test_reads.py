@@ -12,7 +12,7 @@ import pytest
 import corpus as doors
 import weed
 import wire
-from rdma import rdma
+from rdma import connect, rdma
 from test_content import assert_same, ranges
 from test_mount_agent import at_once, bytes_sent, read_past_caches, reads_by_source
 
@@ -27,7 +27,9 @@ def only_rdma(request, cluster, corpus, cluster_agent, mount_kelpfs):
     mount = mount_kelpfs(opened.filer, opened.directory, options=rdma(cluster_agent, "require"))
     volume = cluster.processes["volume0"]
     before = bytes_sent(volume)
-    yield [(mount.path / name, data) for name, data in opened.files.items()]
+    files = [(mount.path / name, data) for name, data in opened.files.items()]
+    connect([path for path, _ in files])
+    yield files
     sent = bytes_sent(volume) - before
     sources = reads_by_source(mount)
     assert set(sources) == {"rdma"} and sources["rdma"][0] > 0
@@ -63,6 +65,7 @@ def test_eight_readers_at_once_read_right_over_rdma(corpus, cluster_agent, mount
     opened = corpus("filer_small_chunks")
     mount = mount_kelpfs(opened.filer, opened.directory, options=[*rdma(cluster_agent, "require"), "slab=8M"])
     (name, data), = opened.files.items()
+    connect([mount.path / name])
 
     def read(number):
         for offset, length in ranges(len(data), 15, number):
