@@ -401,6 +401,11 @@ static int parse_option(const char *arg, const char *next, bool *ret_took_next,
 		o->request = CTL_DUMP_MAN;
 		return 0;
 	}
+	if (strcmp(arg, "--dump-metrics") == 0) {
+		*ret_took_next = false;
+		o->request = CTL_DUMP_METRICS;
+		return 0;
+	}
 	int err = opt_parse(&table, BIT(o->command), arg, next, ret_took_next, o, message, bytes);
 	if (err != -ENOENT)
 		return err;

@@ -30,6 +30,7 @@ enum ctl_request {
 	CTL_HELP,
 	CTL_VERSION,
 	CTL_DUMP_MAN,
+	CTL_DUMP_METRICS,
 };
 
 /* How needles are read; as bits, in the order in which they are tried. */

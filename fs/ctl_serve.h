@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include <cjson/cJSON.h>
 
@@ -58,5 +59,7 @@ void serve_answer_metrics(struct httpd_request *r, void *arg);
 
 /* What /metrics has; NULL without memory. */
 cJSON *serve_metrics_json(struct serve *s);
+/* The table for docs/metrics.md. */
+void serve_metrics_markdown(FILE *out);
 
 #endif

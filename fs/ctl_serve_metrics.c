@@ -254,3 +254,8 @@ void serve_answer_metrics(struct httpd_request *r, void *arg)
 					   .owned = true };
 	httpd_reply(r, &reply);
 }
+
+void serve_metrics_markdown(FILE *out)
+{
+	metrics_markdown(out, &table);
+}

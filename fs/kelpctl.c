@@ -8,6 +8,7 @@
 
 #include "fs/ctl.h"
 #include "fs/ctl_options.h"
+#include "fs/ctl_serve.h"
 #include "rdma/device.h"
 
 #define EXIT_USAGE 2
@@ -67,6 +68,9 @@ int main(int argc, char *argv[])
 		break;
 	case CTL_DUMP_MAN:
 		ctl_options_print_man(stdout);
+		break;
+	case CTL_DUMP_METRICS:
+		serve_metrics_markdown(stdout);
 		break;
 	case CTL_RUN:
 		status = run(&o);

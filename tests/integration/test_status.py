@@ -505,7 +505,7 @@ def test_agent_names_a_status_port_in_use(source):
 # The page in docs/
 
 
-@pytest.mark.parametrize("program", ["kelpfs", "kelpd"])
+@pytest.mark.parametrize("program", ["kelpfs", "kelpd", "kelpctl"])
 def test_the_docs_list_every_metric(program):
     table = subprocess.run([mounts.bin_dir() / program, "--dump-metrics"], capture_output=True, text=True).stdout
     assert len(table.splitlines()) > 20
