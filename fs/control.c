@@ -37,7 +37,9 @@ static const struct {
 	{ "config", mount_config_json },
 };
 
+/* Held by a read until its reply is sent: by then the application may have closed the file. */
 struct text {
+	atomic_uint refs;
 	size_t bytes;
 	char *p;
 };
@@ -203,11 +205,14 @@ static struct text *make_text(struct mount *m, fuse_ino_t ino)
 		return NULL;
 	}
 	t->bytes = strlen(t->p);
+	atomic_init(&t->refs, 1);
 	return t;
 }
 
-static void free_text(struct text *t)
+static void put_text(struct text *t)
 {
+	if (atomic_fetch_sub_explicit(&t->refs, 1, memory_order_acq_rel) > 1)
+		return;
 	free(t->p);
 	free(t);
 }
@@ -231,7 +236,7 @@ static void open_text(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	fi->direct_io = 1; /* its size is said to be 0 */
 	fi->noflush = 1;
 	if (fuse_reply_open(req, fi))
-		free_text(t);
+		put_text(t);
 }
 
 static void control_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -249,9 +254,12 @@ static void control_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offs
 		kelpfs_operations.read(req, ino, size, offset, fi);
 		return;
 	}
-	const struct text *t = text_of(fi);
+	struct text *t = text_of(fi);
 	size_t from = min_u64((uint64_t)offset, t->bytes);
+
+	atomic_fetch_add_explicit(&t->refs, 1, memory_order_relaxed);
 	fuse_reply_buf(req, t->p + from, min_u64(size, t->bytes - from));
+	put_text(t);
 }
 
 static void control_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -260,7 +268,7 @@ static void control_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_inf
 		kelpfs_operations.release(req, ino, fi);
 		return;
 	}
-	free_text(text_of(fi));
+	put_text(text_of(fi));
 	fuse_reply_err(req, 0);
 }
 

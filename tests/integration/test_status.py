@@ -443,6 +443,7 @@ def test_scrapes_do_not_leak(status_of):
 def agent_status(source, work_dir):
     port = weed.free_port()
     agent = Agent(work_dir, "--dir", source.work_dir / "volume0", "--status", port)
+    weed.wait_until(lambda: answers(Status(port)), "the agent's status")  # which comes after its own port
     yield agent, Status(port)
     agent.end()
 
@@ -480,6 +481,7 @@ def test_agent_health_fails_without_its_directory_and_recovers(make_cluster, wor
     agent = Agent(work_dir, "--dir", directory, "--status", port)
     status = Status(port)
     try:
+        weed.wait_until(lambda: answers(status), "the agent's status")
         code, _, body = status.ask("/health")
         assert code == 200 and json.loads(body)["directories"] == [{"path": str(directory), "up": True}]
         directory.rename(directory.with_name("away"))
