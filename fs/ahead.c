@@ -102,7 +102,7 @@ static bool prepare(struct batch *b, const struct chunk *c, struct deadline d)
 	b->bufs[i] = (struct read_buf){ .ptr = block->data,
 					.len = place.bytes,
 					.region = SLAB_REGION };
-	if (tier_read(fetcher_ssd(cfg->fetcher), c, 0, &b->bufs[i], 1) == place.bytes) {
+	if (fetch_kept(cfg->fetcher, c, 0, &b->bufs[i], 1)) {
 		block_filled(cfg->cache, block, place.bytes, 0);
 		block_unpin(cfg->cache, block);
 		return true;

@@ -730,6 +730,15 @@ static size_t read_tier(struct fetcher *f, const struct chunk *c, uint64_t offse
 	return got;
 }
 
+bool fetch_kept(struct fetcher *f, const struct chunk *c, uint64_t offset, struct read_buf *bufs,
+		size_t n_bufs)
+{
+	size_t bytes;
+
+	return range_bytes(offset, bufs, n_bufs, &bytes) &&
+	       read_tier(f, c, offset, bufs, n_bufs) == bytes;
+}
+
 int fetch_chunk(struct fetcher *f, const struct chunk *c, uint64_t offset, struct read_buf *bufs,
 		size_t n_bufs, struct deadline d)
 {

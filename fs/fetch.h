@@ -82,6 +82,10 @@ int fetch_needle_range(struct fetcher *f, struct fetch_needle *n, uint64_t offse
 int fetch_needle_whole(struct fetcher *f, struct fetch_needle *n, size_t max_bytes,
 		       struct deadline d, uint8_t **ret, size_t *ret_len);
 
+/* Fills bufs likewise, but only from the SSD tier. False: not all of it is there. */
+bool fetch_kept(struct fetcher *f, const struct chunk *c, uint64_t offset, struct read_buf *bufs,
+		size_t n_bufs);
+
 #define FETCH_BATCH_MAX 32
 
 /* Fills bufs of up to FETCH_BATCH_MAX plain chunks, in as few exchanges as the sources offer. Best effort:
