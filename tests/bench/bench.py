@@ -107,6 +107,8 @@ def main():
         bench.fill()
         if "kelpfs-agent" in options.contenders:
             bench.start_agent()
+        if "kelpfs-ssd" in options.contenders:
+            bench.fill_ssd()
         measure_all(bench, workloads, options.contenders, results)
     wanted_rows = [row for row in report.rows(bench.trees) if row.workload in workloads]
     report.print_table(wanted_rows, options.contenders, results)

@@ -254,6 +254,6 @@ def measure(bench, contender, workload):
             if contender == "kelpfs-agent":
                 mount.unmount()
                 values["server_bytes"] = agent_bytes(mount)
-            if contender not in ("null", "kelpfs-warm"):
+            if contender not in ("null", "kelpfs-warm", "kelpfs-ssd"):
                 values["amplification"] = values["server_bytes"] / values["read_bytes"]
         return values

@@ -62,13 +62,17 @@ def sources(mounted):
     return {name: int(n) for name, n in re.findall(r"(\w+) \d+ \((\d+) bytes\)", line)}
 
 
+def only_from_disk(got):
+    """Some may have been read twice: by a reader, and by the readahead right behind it."""
+    return got["ssd"] > 0 and sum(got.values()) == got["ssd"]
+
+
 def warm_up(mount, *options):
     """Everything in the cache: what a slow disk dropped comes the next time."""
-    wanted = len(DATA) + sum(map(len, SMALL.values()))
     for _ in range(10):
         mounted = mount(*options)
         read_all(mounted.path)
-        if sources(mounted)["ssd"] == wanted:
+        if only_from_disk(sources(mounted)):
             return
     pytest.fail("never all of it in the cache")
 
@@ -89,8 +93,8 @@ def test_what_was_read_comes_from_the_disk_after_a_remount(mount):
     mounted = mount()
     read_all(mounted.path)
     got = sources(mounted)
-    assert got.pop("ssd") == len(DATA) + sum(map(len, SMALL.values()))
-    assert not any(got.values()), got
+    assert got["ssd"] >= len(DATA) + sum(map(len, SMALL.values()))
+    assert only_from_disk(got), got
 
 
 def test_random_reads_come_from_the_disk_too(mount):
@@ -105,8 +109,24 @@ def test_random_reads_come_from_the_disk_too(mount):
     finally:
         os.close(fd)
     got = sources(mounted)
-    assert got["ssd"] == 200 * 4096
-    assert got["http"] == 0
+    assert got["ssd"] == 200 * 4096, got
+    assert only_from_disk(got), got
+
+
+def test_small_files_of_a_walk_come_from_the_disk_too(stored, cache_dir, mount_kelpfs):
+    http = wire.Http(stored.filer_port)
+    files = {f"f{i:03}": doors.noise(3000 + i, f"walk{i}") for i in range(120)}
+    for name, data in files.items():
+        http.put(f"/ssd-walk/{name}", data)
+    for _ in range(5):
+        mounted = mount_kelpfs(stored, "/ssd-walk", options=[f"cache_dir={cache_dir}"])
+        for name in sorted(os.listdir(mounted.path)):
+            assert_same((mounted.path / name).read_bytes(), files[name], name)
+        got = sources(mounted)
+        if only_from_disk(got):
+            break
+    assert got["ssd"] >= sum(map(len, files.values()))
+    assert only_from_disk(got), got
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -126,9 +146,10 @@ def test_compressed_chunks_are_kept_decoded(stored, mount, cache_dir):
         mounted = mount()
         assert_same((mounted.path / "prose.txt").read_bytes(), text, "prose.txt")
         got = sources(mounted)
-        if not got["http"]:
+        if only_from_disk(got):
             break
-    assert got["ssd"] == len(text)
+    assert got["ssd"] >= len(text)
+    assert only_from_disk(got), got
 
 
 def test_encrypted_chunks_are_not_on_the_disk(stored, corpus, cache_dir, mount_kelpfs):
