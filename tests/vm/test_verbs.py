@@ -11,12 +11,12 @@ import mounts
 LIMIT_S = 600  # for one program
 
 
-def tests_of(source):
+def cases_of(source):
     table = re.search(r"struct CMUnitTest tests\[\] = {(.*?)};", source.read_text(), re.DOTALL)[1]
     return re.findall(r"\((\w+)", table)
 
 
-PROGRAMS = {source.stem: tests_of(source) for source in mounts.REPO.glob("tests/rdma/test_verbs*.c")}
+PROGRAMS = {source.stem: cases_of(source) for source in mounts.REPO.glob("tests/rdma/test_verbs*.c")}
 
 
 class Ran:
