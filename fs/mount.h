@@ -32,6 +32,7 @@ struct watch;
 struct mount_counters {
 	atomic_uint_fast64_t reads, read_bytes, read_errors;
 	struct latency read_latency;
+	struct latency cached_latency; /* of those that the block cache alone answered */
 };
 
 struct mount {

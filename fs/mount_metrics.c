@@ -30,7 +30,7 @@ struct snapshot {
 	struct mount *mount;
 	uint64_t start_s, resident_bytes;
 	uint64_t reads, read_bytes, read_errors;
-	struct latency_counts read_latency;
+	struct latency_counts read_latency, cached_latency;
 	struct fetch_stats fetch;
 	struct reader_stats reader;
 	struct blockcache_stats cache;
@@ -65,6 +65,7 @@ static void take_snapshot(struct mount *m, struct snapshot *s)
 		},
 	};
 	latency_read(&c->read_latency, &s->read_latency);
+	latency_read(&c->cached_latency, &s->cached_latency);
 	fetcher_stats(m->cluster.fetcher, &s->fetch);
 	reader_stats(m->reader, &s->reader);
 	blockcache_stats(m->cache, &s->cache);
@@ -102,7 +103,7 @@ static void source_reads(struct metric_sink *sink, const void *snapshot)
 {
 	const struct snapshot *s = snapshot;
 
-	metric_value(sink, s->reader.cached.n, (const char *[]){ "cache" });
+	metric_value(sink, s->cached_latency.n, (const char *[]){ "cache" });
 	for (size_t i = 0; i < s->fetch.n_sources; i++)
 		metric_value(sink, s->fetch.source[i].reads, &s->fetch.source[i].name);
 }
@@ -128,7 +129,7 @@ static void source_latency(struct metric_sink *sink, const void *snapshot)
 {
 	const struct snapshot *s = snapshot;
 
-	metric_latency(sink, &s->reader.cached, (const char *[]){ "cache" });
+	metric_latency(sink, &s->cached_latency, (const char *[]){ "cache" });
 	for (size_t i = 0; i < s->fetch.n_sources; i++)
 		metric_latency(sink, &s->fetch.source[i].latency, &s->fetch.source[i].name);
 }

@@ -482,7 +482,7 @@ static void reply_spliced(fuse_req_t req, struct mount *m, const struct read_res
 }
 
 /* Before the reply, so that who has read finds it counted. */
-static void note_read(struct mount *m, int err, size_t bytes, int64_t start_ns)
+static void note_read(struct mount *m, int err, const struct read_result *r, int64_t start_ns)
 {
 	struct mount_counters *c = &m->counters;
 
@@ -491,8 +491,11 @@ static void note_read(struct mount *m, int err, size_t bytes, int64_t start_ns)
 		return;
 	}
 	atomic_fetch_add_explicit(&c->reads, 1, memory_order_relaxed);
-	atomic_fetch_add_explicit(&c->read_bytes, bytes, memory_order_relaxed);
-	latency_add(&c->read_latency, now_ns() - start_ns);
+	atomic_fetch_add_explicit(&c->read_bytes, r->bytes, memory_order_relaxed);
+	int64_t elapsed_ns = now_ns() - start_ns;
+	latency_add(&c->read_latency, elapsed_ns);
+	if (r->cached)
+		latency_add(&c->cached_latency, elapsed_ns);
 }
 
 static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
@@ -506,7 +509,7 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
 	(void)ino;
 	confirm_open(m, h);
 	int err = handle_read(m, h, (uint64_t)offset, size, &r);
-	note_read(m, err, r.bytes, start_ns);
+	note_read(m, err, &r, start_ns);
 	if (err) {
 		reply_failure(req, "read", h->inode, h->path, err);
 		return;

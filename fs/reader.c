@@ -143,7 +143,6 @@ struct reader {
 	struct {
 		atomic_uint_fast64_t reads, bytes, bytes_cached, bytes_direct, bytes_prefetched,
 			prefetch_failures, errors;
-		struct latency cached;
 	} stats;
 
 	pthread_mutex_t lock;
@@ -909,7 +908,6 @@ static struct deadline deadline_of_read(const struct read_file *f)
 int read_file_at(struct read_file *f, uint64_t offset, size_t len, struct read_result *ret)
 {
 	struct reader *r = f->reader;
-	int64_t start_ns = now_ns();
 
 	count(&r->stats.reads, 1);
 	len = offset < f->map->size ? min_u64(len, f->map->size - offset) : 0;
@@ -917,6 +915,7 @@ int read_file_at(struct read_file *f, uint64_t offset, size_t len, struct read_r
 	if (len == 0) {
 		ret->n_slices = 0;
 		ret->bytes = 0;
+		ret->cached = false;
 		ret->opaque = NULL;
 		return 0;
 	}
@@ -945,8 +944,7 @@ int read_file_at(struct read_file *f, uint64_t offset, size_t len, struct read_r
 	else
 		slice_units(ctx, ret);
 	count(&r->stats.bytes, len);
-	if (!ctx->missed)
-		latency_add(&r->stats.cached, now_ns() - start_ns);
+	ret->cached = !ctx->missed;
 	return 0;
 }
 
@@ -969,5 +967,4 @@ void reader_stats(struct reader *r, struct reader_stats *ret)
 		.prefetch_failures = atomic_load(&r->stats.prefetch_failures),
 		.errors = atomic_load(&r->stats.errors),
 	};
-	latency_read(&r->stats.cached, &ret->cached);
 }

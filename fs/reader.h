@@ -5,13 +5,13 @@
 #ifndef KELP_READER_H
 #define KELP_READER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/uio.h>
 
 #include "filer/base/base.h"
 #include "filer/chunkmap.h"
-#include "fs/latency.h"
 
 struct blockcache;
 struct slab;
@@ -48,6 +48,7 @@ struct read_result {
 	struct iovec slices[READ_SLICES_MAX];
 	size_t n_slices;
 	size_t bytes;
+	bool cached; /* all of it was in the block cache */
 	void *opaque;
 };
 
@@ -59,7 +60,6 @@ void read_done(struct read_file *f, struct read_result *r);
 struct reader_stats {
 	uint64_t reads, bytes, bytes_cached, bytes_direct, bytes_prefetched, prefetch_failures,
 		errors;
-	struct latency_counts cached; /* reads that found all they wanted in the cache */
 };
 void reader_stats(struct reader *r, struct reader_stats *ret);
 
