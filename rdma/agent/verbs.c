@@ -45,7 +45,7 @@
 #define DRAIN_MS 500
 /* How long a disconnected pair is looked at, for the rest of its work. */
 #define DRAIN_STEP_MS 10
-#define NS_PER_US 1000
+#define NS_PER_US INT64_C(1000)
 
 enum connection_state {
 	CONNECTION_ACCEPTED, /* not established yet */
