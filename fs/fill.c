@@ -14,10 +14,11 @@ bool block_place_of(const struct chunk *c, uint64_t offset, size_t block_bytes,
 
 	if (index > UINT32_MAX || offset >= c->size)
 		return false;
-	chunk_identity(c, ret->key.id);
-	ret->key.index = (uint32_t)index;
-	ret->start = index * block_bytes;
-	ret->bytes = min_u64(block_bytes, c->size - ret->start);
+	struct block_place place = { .key.index = (uint32_t)index, .start = index * block_bytes };
+
+	place.bytes = min_u64(block_bytes, c->size - place.start);
+	chunk_identity(c, place.key.id);
+	*ret = place;
 	return true;
 }
 
