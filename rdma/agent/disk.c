@@ -106,7 +106,8 @@ static bool read_now(struct disk_read *r, int flags)
 
 		if (n < 0)
 			n = -errno;
-		/* A file system that cannot tell without waiting, such as tmpfs or overlayfs. */
+		/* A file system that cannot tell without waiting, such as tmpfs. (Of overlayfs
+		 * cachestat says that nothing is cached.) */
 		if (flags && n == -EOPNOTSUPP && is_known_cached(r)) {
 			flags = 0;
 			continue;
