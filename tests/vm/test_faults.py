@@ -63,6 +63,28 @@ def add(device, netdev):
     weed.wait_until(lambda: gid.exists() and gid.read_text().strip("0:\n"), f"an address of {device}")
 
 
+@contextlib.contextmanager
+def rule(*match):
+    """Packets on their way in that match are dropped meanwhile."""
+    run("iptables", "-I", "INPUT", *match, "-j", "DROP")
+    try:
+        yield
+    finally:
+        run("iptables", "-D", "INPUT", *match, "-j", "DROP")
+
+
+@contextlib.contextmanager
+def disturbed(*how):
+    """netem, which has to be there before: one that comes or goes kills soft-RoCE's queue pairs."""
+    for _, netdev in (CLIENT, AGENT):
+        run("tc", "qdisc", "change", "dev", netdev, "root", "netem", *how)
+    try:
+        yield
+    finally:
+        for _, netdev in (CLIENT, AGENT):
+            run("tc", "qdisc", "change", "dev", netdev, "root", "netem", "delay", "0ms", "loss", "0%")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def quiet_netem():
     for _, netdev in (CLIENT, AGENT):
@@ -228,6 +250,43 @@ def test_connection_limit_is_told_and_others_take_over(cluster, start_agent, ope
     place.fd = os.open("/", os.O_RDONLY)
     sources = reads_by_source(place.mount)
     assert sources["http"][0] > 0 and sources["rdma"] == sources["tcp"] == (0, 0)
+
+
+# The wire
+
+
+@pytest.mark.parametrize("how", [("loss", "1%"), ("delay", "100ms")], ids=" ".join)
+def test_bad_wire_slows_reads_and_no_more(place, how):
+    with place.reading() as go_on:
+        with disturbed(*how):
+            go_on(15)
+        go_on()
+    place.await_rdma()
+
+
+def test_wire_that_drops_all_for_half_a_minute_is_used_again(place):
+    """On the way in, which soft-RoCE comes back from."""
+    with place.reading() as go_on:
+        with rule("-p", "udp", "--dport", "4791"):
+            time.sleep(30)
+            go_on()
+            assert not place.came_over_rdma()
+        go_on()
+    place.await_rdma()
+
+
+def test_link_that_goes_down_is_done_without(place):
+    """Soft-RoCE's own queue pair for making connections may not come back from that; the device, made
+    anew, does."""
+    with place.reading() as go_on:
+        run("ip", "link", "set", CLIENT[1], "down")
+        go_on()
+        run("ip", "link", "set", CLIENT[1], "up")
+        go_on()
+        for device in (CLIENT, AGENT):
+            delete(device[0])
+            add(*device)
+    place.await_rdma()
 
 
 # Devices
