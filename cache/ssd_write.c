@@ -185,6 +185,16 @@ static uint32_t take_fresh(struct ssd *s)
 }
 
 /* In place of one that nobody reads. Where others have filled the disk, that one goes back to it. */
+/* Without its head a restart does not take the hole for blocks. Where not even that can be written the
+ * checksums find out. */
+static void release_segment(struct ssd *s, uint32_t segment)
+{
+	static const uint8_t no_head[SSD_RECORD_BYTES];
+
+	(void)!pwrite(s->dir.index_fd, no_head, sizeof(no_head), (off_t)ssd_table_offset(segment));
+	ssd_dir_release(&s->dir, segment);
+}
+
 static uint32_t take_used(struct ssd *s)
 {
 	uint32_t segment;
@@ -201,7 +211,7 @@ static uint32_t take_used(struct ssd *s)
 	if (err)
 		ssd_fail(s, "write", err);
 	else
-		ssd_dir_release(&s->dir, segment);
+		release_segment(s, segment);
 	LOCK_SCOPE(&s->lock);
 	ssd_index_give_back(s->index, segment);
 	return SSD_NO_SEGMENT;

@@ -90,6 +90,12 @@ enum breaker_state breaker_state(struct breaker *b)
 	return b->state;
 }
 
+bool breaker_rests(struct breaker *b)
+{
+	LOCK_SCOPE(&b->lock);
+	return b->state == BREAKER_OPEN && now_ms() < b->retry_at_ms;
+}
+
 const char *breaker_state_name(enum breaker_state s)
 {
 	switch (s) {

@@ -39,6 +39,8 @@ void breaker_success(struct breaker *b);
 void breaker_failure(struct breaker *b);
 
 enum breaker_state breaker_state(struct breaker *b);
+/* Open, and no probe is due yet: for who reports on health, since only readers close a breaker again. */
+bool breaker_rests(struct breaker *b);
 uint64_t breaker_openings(struct breaker *b); /* times that it opened */
 const char *breaker_state_name(enum breaker_state s);
 

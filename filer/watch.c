@@ -32,7 +32,7 @@ struct watch {
 	/* Immutable. */
 	struct filer *filer;
 	struct changes *changes;
-	char *prefix; /* the directory, with a slash at the end */
+	char *prefix; /* of the paths whose events are asked for */
 	int32_t client_id;
 
 	/* filer_moves() when the stream was opened: events come from the filer that is asked.
@@ -165,6 +165,19 @@ static void *watch_thread(void *arg)
 
 /* ---- The interface ---- */
 
+/* Of the path, so much. No slash behind it: what becomes of the directory itself is an event of its own, and
+ * the only one where a filer drops a bucket as a whole, which is why a mount below one listens for that,
+ * too. Other names with the same beginning only cost messages. */
+static int watched_length(const char *path)
+{
+	static const char buckets[] = "/buckets/";
+	const char *slash = NULL;
+
+	if (strncmp(path, buckets, sizeof(buckets) - 1) == 0)
+		slash = strchr(path + sizeof(buckets) - 1, '/');
+	return (int)(slash ? (size_t)(slash - path) : strlen(path));
+}
+
 int watch_new(struct filer *f, const char *path, struct watch **ret)
 {
 	struct watch *w = calloc(1, sizeof(*w));
@@ -178,7 +191,7 @@ int watch_new(struct filer *f, const char *path, struct watch **ret)
 	if (err)
 		goto free_watch;
 	err = -ENOMEM;
-	if (asprintf(&w->prefix, "%s/", strcmp(path, "/") == 0 ? "" : path) < 0)
+	if (asprintf(&w->prefix, "%.*s", watched_length(path), path) < 0)
 		goto free_changes;
 	if (getrandom(&id, sizeof(id), 0) != (ssize_t)sizeof(id)) {
 		err = -EIO;

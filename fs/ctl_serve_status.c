@@ -72,7 +72,8 @@ static void note_server(void *arg, struct server *server)
 	struct servers *all = arg;
 
 	all->known++;
-	all->resting += breaker_state(&server->http) == BREAKER_OPEN;
+	/* Once its rest is over it may be well again: who waits for that before it sends reads gets here. */
+	all->resting += breaker_rests(&server->http);
 }
 
 void serve_answer_health(struct httpd_request *r, void *arg)

@@ -154,9 +154,17 @@ static void stream_free(struct dir_stream *d)
 	free(d);
 }
 
+/* Then what is queued is given back, and nothing is asked for any more. */
+static bool is_stopping(struct dir_prefetcher *p)
+{
+	LOCK_SCOPE(&p->lock);
+	return p->stop;
+}
+
 static void prefetch_one(struct dir_prefetcher *p, struct dir_stream *d)
 {
-	struct page *page = page_fetch(p, d->path, d->next_after, d->next_first);
+	struct page *page = is_stopping(p) ? NULL
+					   : page_fetch(p, d->path, d->next_after, d->next_first);
 	bool closed;
 
 	{

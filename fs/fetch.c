@@ -821,6 +821,8 @@ static void batch_try(struct batch *b, struct needle_item *items, struct locatio
 		}
 		if (n_group == 0)
 			continue;
+		if (deadline_passed(d))
+			return; /* that says nothing of this server */
 		b->away = false;
 		s->ops->read_many(s->self, b->server, group, n_group, batch_item_done, b, d);
 		if (b->away && s->ops->breaker)

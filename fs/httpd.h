@@ -60,7 +60,8 @@ struct httpd_config {
 	size_t n_routes;
 	void *arg; /* for every answer */
 	bool blocking; /* a thread for each connection */
-	unsigned connections_max; /* more wait in the kernel; 0: HTTPD_CONNECTIONS */
+	unsigned connections_max; /* 0: HTTPD_CONNECTIONS. Further ones wait in the kernel,
+				   * with blocking they are closed. */
 	unsigned idle_ms; /* between requests, and for a request to come whole; 0: HTTPD_IDLE_MS */
 	unsigned reply_ms; /* for an answer to be made and taken; 0: HTTPD_REPLY_MS */
 };

@@ -23,6 +23,8 @@
 #define WALK_STREAK_MIN 2
 #define WALK_RECENT_S 10
 #define WALK_WINDOW_MIN 8
+/* So many entries that are no files may lie between two files of a walk. */
+#define WALK_SKIP_MAX 64
 #define WALK_DOUBLINGS_MAX 10
 
 /* What the key of an inode starts with. */
@@ -454,8 +456,8 @@ static unsigned note_step(struct inode *i, uint32_t now_s)
 {
 	const struct inode *prev = i->listed_prev;
 
-	/* what is no file is not opened on the way */
-	while (prev && !S_ISREG(prev->entry->mode))
+	/* what is no file is not opened on the way; one that is far back begins a walk anew */
+	for (unsigned n = 0; prev && !S_ISREG(prev->entry->mode) && n < WALK_SKIP_MAX; n++)
 		prev = prev->listed_prev;
 	i->streak = 1;
 	if (prev && is_recent(prev->opened_s, now_s))

@@ -61,28 +61,29 @@ static bool answers(struct mount *m, const struct server *server)
 	return http_perform(m->cluster.http, &r, &head) == 0;
 }
 
+/* Returns whether that way is in use. */
 static bool add_breaker(cJSON *breakers, const char *source, struct breaker *b)
 {
-	enum breaker_state state = breaker_state(b);
-
-	cJSON_AddStringToObject(breakers, source, breaker_state_name(state));
-	return state == BREAKER_CLOSED;
+	cJSON_AddStringToObject(breakers, source, breaker_state_name(breaker_state(b)));
+	return !breaker_rests(b);
 }
 
 /* A server is up if one of the ways to it is in use, or if it says so itself: the breakers of a server
- * that nobody reads from now would never tell that it is back. */
+ * that nobody reads from now would never tell that it is back. Where only agents are read from, what the
+ * server says over HTTP does not count. */
 static bool describe_server(struct mount *m, struct server *server, cJSON *list, size_t *probes)
 {
 	cJSON *one = cJSON_CreateObject();
 	cJSON *breakers = cJSON_AddObjectToObject(one, "breakers");
-	bool up = add_breaker(breakers, "http", &server->http);
+	bool by_http = m->options->agent != AGENT_REQUIRE && m->options->rdma != AGENT_REQUIRE;
+	bool up = by_http && add_breaker(breakers, "http", &server->http);
 
 	if (m->cluster.agents)
 		up |= add_breaker(breakers, "tcp", &server->agent);
 	if (m->cluster.rdma)
 		up |= add_breaker(breakers, "rdma", &server->rdma);
 	/* An agent that was never there has a breaker that never opens. */
-	if (breaker_state(&server->http) != BREAKER_CLOSED)
+	if (by_http && breaker_state(&server->http) != BREAKER_CLOSED)
 		up = (*probes)++ < PROBES_MAX && answers(m, server);
 	cJSON_AddStringToObject(one, "url", server->url);
 	cJSON_AddBoolToObject(one, "up", up);

@@ -400,8 +400,14 @@ static void reap_idle(struct client *c, struct agent *a, int64_t idle_ms)
 	}
 }
 
+static bool is_stopping(struct client *c)
+{
+	LOCK_SCOPE(&c->keeper_lock);
+	return c->stop;
+}
+
 /* Pings each idle connection once; a ping takes in what the agent sent meanwhile, and answers it. */
-static void ping_idle(struct agent *a)
+static void ping_idle(struct client *c, struct agent *a)
 {
 	struct pooled *idle[CLIENT_CONNECTIONS_LIMIT];
 	size_t n = 0;
@@ -416,7 +422,9 @@ static void ping_idle(struct agent *a)
 	pthread_mutex_unlock(&a->lock);
 	for (size_t i = 0; i < n; i++) {
 		struct pooled *dead = NULL;
-		int err = client_session_ping(idle[i]->session, deadline_in_ms(CLIENT_PING_MS));
+		int err = is_stopping(c) ? 0
+					 : client_session_ping(idle[i]->session,
+							       deadline_in_ms(CLIENT_PING_MS));
 
 		pthread_mutex_lock(&a->lock);
 		idle[i]->users--;
@@ -439,7 +447,7 @@ static void look_after_idle(struct client *c, bool only_dead)
 	for (; a; a = next) {
 		reap_idle(c, a, only_dead ? INT64_MAX : c->cfg.idle_ms);
 		if (!only_dead)
-			ping_idle(a);
+			ping_idle(c, a);
 		pthread_mutex_lock(&c->table_lock);
 		next = a->hh.next;
 		pthread_mutex_unlock(&c->table_lock);

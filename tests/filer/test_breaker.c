@@ -44,6 +44,21 @@ static void become_probe(struct breaker *b)
 	assert_int_equal(breaker_state(b), BREAKER_PROBING);
 }
 
+static void test_it_rests_until_a_probe_is_due_also_if_nobody_probes(void **state)
+{
+	struct breaker *b = *state;
+	struct deadline d = deadline_in_ms(5000);
+
+	assert_false(breaker_rests(b));
+	fail_until_open(b);
+	assert_true(breaker_rests(b));
+	while (breaker_rests(b)) {
+		assert_false(deadline_passed(d));
+		sleep_ms(5, d);
+	}
+	assert_int_equal(breaker_state(b), BREAKER_OPEN);
+}
+
 static void test_one_failure_does_not_open(void **state)
 {
 	struct breaker *b = *state;
@@ -173,6 +188,8 @@ static void test_threads_elect_one_probe(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(
+			test_it_rests_until_a_probe_is_due_also_if_nobody_probes, make, drop),
 		cmocka_unit_test_setup_teardown(test_one_failure_does_not_open, make, drop),
 		cmocka_unit_test_setup_teardown(
 			test_success_between_failures_starts_the_count_again, make, drop),

@@ -85,7 +85,23 @@ class Mount:
         if weed.mounted(self.path):
             result = unmount(self.path)
             assert result.returncode == 0, f"fusermount3: {result.stderr}"
-        return self.process.process.wait(UNMOUNT_S)
+        try:
+            return self.process.process.wait(UNMOUNT_S)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.process.name} does not end:\n{self._what_it_waits_for()}") from None
+
+    def _what_it_waits_for(self):
+        """Where its threads are, and in which other mount namespaces it is mounted still: as long as there
+        is one the kernel does not end the session."""
+        lines = [f"{(task / 'comm').read_text().strip()}: {(task / 'wchan').read_text()}"
+                 for task in Path(f"/proc/{self.pid}/task").iterdir()]
+        for mountinfo in Path("/proc").glob("[0-9]*/mountinfo"):
+            try:
+                if f" {self.path} " in mountinfo.read_text():
+                    lines.append(f"mounted for process {mountinfo.parent.name}")
+            except OSError:
+                pass  # it has ended
+        return "\n".join(lines)
 
     def abandon(self):
         unmount_for_good(self.path)
