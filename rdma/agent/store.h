@@ -69,7 +69,8 @@ int store_find(struct store *s, const struct fid *fid, bool read_deleted, struct
 void store_unpin(struct needle_place *p);
 
 /* Keeps p->facts for later store_find()s, as long as the needle is that of this record in this
- * generation. So many are kept in each volume. */
+ * generation. What is known of its checksum stays where p->facts.check says nothing. So many are kept
+ * in each volume. */
 #define STORE_FACTS_MAX ((size_t)1 << 20)
 void store_note_facts(const struct needle_place *p, uint64_t key);
 

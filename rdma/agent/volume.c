@@ -601,6 +601,9 @@ void volume_note_facts(struct volume *v, uint64_t key, uint64_t record_offset,
 	/* It may have become another's since it was found. */
 	if (v->retired || !index_find(&v->index, key, &e) || e.offset != record_offset)
 		return;
+	/* Who did not compare it must not take away what another has found meanwhile. */
+	if (facts->check == NEEDLE_UNCHECKED)
+		bits |= (uint32_t)facts_of(v, key, record_offset).check;
 	/* Full: all of it is forgotten, rather than who was there first kept for ever. */
 	if (v->facts.used >= STORE_FACTS_MAX)
 		index_free(&v->facts);

@@ -298,6 +298,27 @@ static void test_facts_are_kept_until_the_needle_changes(void **state)
 	volume_files_free(v);
 }
 
+static void test_what_a_check_found_outlives_who_did_not_look(void **state)
+{
+	struct world *w = *state;
+	struct volume_files *v = volume_3(w);
+	struct needle_place p, other;
+
+	open_store(w, false);
+	assert_int_equal(find_in(w, 3, 1, false, &p), 0);
+	assert_int_equal(find_in(w, 3, 1, false, &other), 0);
+	other.facts = (struct needle_facts){ true, false, NEEDLE_CORRUPT };
+	store_note_facts(&other, 1);
+	p.facts = (struct needle_facts){ true, true, NEEDLE_UNCHECKED };
+	store_note_facts(&p, 1);
+	store_unpin(&other);
+	store_unpin(&p);
+	assert_int_equal(find_in(w, 3, 1, false, &p), 0);
+	assert_true(p.facts.plain_tail && p.facts.gzip && p.facts.check == NEEDLE_CORRUPT);
+	store_unpin(&p);
+	volume_files_free(v);
+}
+
 static void test_an_append_is_seen_at_once(void **state)
 {
 	struct world *w = *state;
@@ -653,6 +674,7 @@ int main(void)
 		TEST(test_the_newest_of_a_needles_records_counts),
 		TEST(test_a_deleted_needle_is_found_by_those_who_ask_for_it),
 		TEST(test_facts_are_kept_until_the_needle_changes),
+		TEST(test_what_a_check_found_outlives_who_did_not_look),
 		TEST(test_an_append_is_seen_at_once),
 		TEST(test_what_lies_outside_of_the_records_is_ignored),
 		TEST(test_half_an_entry_waits_for_its_other_half),
