@@ -90,15 +90,28 @@ static bool step(struct check *c)
 	return disk_read(c->disk, c->read);
 }
 
+/* By itself or by one that follows: all of them are of this thread. */
+static bool is_wanted(const struct check *c)
+{
+	while (c && !c->wanted(c))
+		c = c->followers_;
+	return c != NULL;
+}
+
+static bool is_over(struct check *c)
+{
+	if (!c->read->result && c->at_ < c->info->data_bytes && !is_wanted(c))
+		c->read->result = -ECANCELED;
+	return c->read->result || c->at_ == c->info->data_bytes;
+}
+
 /* From where nothing is under way for c. */
 static void work(struct checker *k, struct check *c)
 {
 	struct disk *disk = c->disk;
 
 	while (c) {
-		bool over = c->read->result || c->at_ == c->info->data_bytes;
-
-		if (over) {
+		if (is_over(c)) {
 			finish(k, c);
 			c = next_to_run(k, disk);
 		} else if (step(c)) {

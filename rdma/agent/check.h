@@ -3,7 +3,7 @@
  * to keep.
  *
  * Checks of one needle that one thread is asked for at the same time are one. The outcome is the
- * caller's to remember (store_note_facts()).
+ * caller's to remember (store_note_facts()). A check that nobody wants any more ends at its next step.
  *
  * A checker is shared by all threads; all of a check happens on the thread of its disk. */
 #ifndef KELP_CHECK_H
@@ -34,8 +34,10 @@ struct check {
 	const struct needle_place *place; /* pinned */
 	const struct needle_info *info; /* of a parsed tail */
 	struct disk_read *read; /* to be used here until then */
-	/* err: 0, -ENOBUFS and -ENOMEM (not now), or what the disk said. May be called before
-	 * check_start() returns. */
+	/* Does anybody still wait for it? Asked before each step. */
+	bool (*wanted)(const struct check *c);
+	/* err: 0, -ENOBUFS and -ENOMEM (not now), -ECANCELED (not wanted), or what the disk said. May
+	 * be called before check_start() returns. */
 	void (*done)(struct check *c, int err, enum needle_check found);
 
 	struct checker *checker_;

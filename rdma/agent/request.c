@@ -204,6 +204,14 @@ static void check_done(struct check *c, int err, enum needle_check found)
 	piece_advance(p);
 }
 
+static bool check_wanted(const struct check *c)
+{
+	const struct piece *p = (const struct piece *)((const char *)c -
+						       offsetof(struct piece, check));
+
+	return !p->request->host->lost;
+}
+
 static bool is_part(const struct piece *p)
 {
 	return p->extent.length < p->info.data_bytes;
@@ -227,6 +235,7 @@ static void start_check(struct piece *p)
 	p->check.place = &p->place;
 	p->check.info = &p->info;
 	p->check.read = &p->reads[0];
+	p->check.wanted = check_wanted;
 	p->check.done = check_done;
 	check_start(&host->agent->checker, &p->check);
 }

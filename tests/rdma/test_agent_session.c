@@ -306,6 +306,18 @@ static void open_session(struct world *w, const struct transport *t, bool refuse
 
 /* --- the test's side --- */
 
+/* The volume may have left the page cache. */
+static void reap_while_busy(struct world *w)
+{
+	for (int i = 0; i < 1000 && session_is_busy(w->connection.session); i++) {
+		struct pollfd p = { .fd = disk_fd(w->disk), .events = POLLIN };
+
+		disk_submit(w->disk);
+		poll(&p, 1, 10);
+		disk_reap(w->disk);
+	}
+}
+
 /* Hands over what an encoder made. */
 static void hand(struct world *w, const uint8_t *m, size_t len)
 {
@@ -314,15 +326,8 @@ static void hand(struct world *w, const uint8_t *m, size_t len)
 	assert_int_equal(wire_decode_header(m, len, &h), 0);
 	assert_int_equal(len, WIRE_HEADER_BYTES + h.length);
 	session_message(w->connection.session, &h, m + WIRE_HEADER_BYTES);
-	/* The volume may have left the page cache. */
-	for (int i = 0; i < 1000 && !w->connection.hold && session_is_busy(w->connection.session);
-	     i++) {
-		struct pollfd p = { .fd = disk_fd(w->disk), .events = POLLIN };
-
-		disk_submit(w->disk);
-		poll(&p, 1, 10);
-		disk_reap(w->disk);
-	}
+	if (!w->connection.hold)
+		reap_while_busy(w);
 }
 
 static void send_hello(struct world *w, uint8_t version_min, uint8_t version_max, const char *token)
@@ -841,6 +846,41 @@ static void test_parts_that_wait_for_the_same_check_are_all_answered(void **stat
 	}
 }
 
+static enum needle_check known_check(struct world *w, uint64_t key)
+{
+	const struct fid fid = { .volume_id = VOLUME, .key = key, .cookie = COOKIE };
+	struct needle_place p;
+
+	assert_int_equal(store_find(w->store, &fid, false, &p), 0);
+	enum needle_check check = p.facts.check;
+	store_unpin(&p);
+	return check;
+}
+
+static void test_check_ends_when_its_client_is_gone(void **state)
+{
+	struct wire_extent e = extent(FLEETING, 0, 100 * KIB);
+	const size_t bytes = 4 * CHECK_TURN_BYTES;
+	struct world *w = *state;
+	uint8_t *data = calloc(1, bytes);
+
+	if (disk_fd(w->disk) < 0) {
+		free(data);
+		skip(); /* without a ring a check does not pause */
+	}
+	volume_files_put(w->volume, FLEETING, COOKIE, data, bytes);
+	free(data);
+	open_and_greet(w, &streaming);
+	w->connection.hold = true;
+	send_read(w, 1, &e, 1);
+	assert_true(session_is_busy(w->connection.session));
+	session_lost(w->connection.session);
+	w->connection.hold = false;
+	reap_while_busy(w);
+	assert_false(session_is_busy(w->connection.session));
+	assert_int_equal(known_check(w, FLEETING), NEEDLE_UNCHECKED);
+}
+
 /* --- credits and control --- */
 
 static void test_more_reads_than_credits_end_the_connection(void **state)
@@ -1155,6 +1195,7 @@ int main(void)
 		TEST(test_needle_that_was_put_right_is_served_again),
 		TEST(test_needle_is_compared_with_its_checksum_only_once),
 		TEST(test_parts_that_wait_for_the_same_check_are_all_answered),
+		TEST(test_check_ends_when_its_client_is_gone),
 		TEST(test_more_reads_than_credits_end_the_connection),
 		TEST(test_answers_give_credits_back),
 		TEST(test_ping_is_answered_and_a_second_waits_for_it),
