@@ -341,8 +341,10 @@ static int look(struct client_connection *c, struct found *ret)
 		if (err || ret->event.type != LINK_READ_DONE)
 			return err;
 		struct pull *p = pulls_find(&c->pulls, ret->event.read);
-		if (!p)
-			return -EPROTO; /* of no read that is under way */
+		if (!p) {
+			ret->event.type = LINK_NOTHING; /* of no read that is under way */
+			return -EPROTO;
+		}
 		forget_own_memory(p);
 		pulls_give(p);
 		ret->cookie = p->cookie;
