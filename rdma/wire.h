@@ -46,7 +46,7 @@ enum wire_type {
 enum wire_status {
 	WIRE_OK = 0,
 	WIRE_NOT_FOUND = 1, /* no such needle (unknown, deleted, expired, wrong cookie) */
-	WIRE_NOT_SERVED = 2, /* this agent cannot serve that volume: ask the volume server */
+	WIRE_NOT_SERVED = 2, /* this agent cannot serve it: ask the volume server */
 	WIRE_RANGE = 3, /* the needle ends before the extent does */
 	WIRE_DENIED = 4, /* token missing, wrong or out of date */
 	WIRE_BUSY = 5, /* no staging memory now */

@@ -156,13 +156,13 @@ static enum wire_status status_of(int err)
 	case -ENOENT:
 		return WIRE_NOT_FOUND;
 	case -EOPNOTSUPP:
+	case -EMSGSIZE:
 		return WIRE_NOT_SERVED;
 	case -EACCES:
 		return WIRE_DENIED;
 	case -ENODATA:
 		return WIRE_RANGE;
 	case -ENOBUFS:
-	case -EMSGSIZE:
 		return WIRE_BUSY;
 	default:
 		return WIRE_IO;

@@ -116,6 +116,8 @@ static void release_held(struct connection *c)
 
 static int fake_stage(struct connection *c, size_t bytes, struct staged *ret)
 {
+	if (bytes > c->staging.max_bytes)
+		return -EMSGSIZE;
 	if (!staging_take(&c->staging, bytes))
 		return -ENOBUFS;
 	c->n_staged++;
@@ -1164,6 +1166,17 @@ static void test_lease_without_memory_is_refused_for_now(void **state)
 	assert_int_equal(w->connection.n_staged, 1);
 }
 
+static void test_lease_that_can_never_be_is_left_to_others(void **state)
+{
+	struct world *w = *state;
+
+	open_and_greet(w, &leasing);
+	w->connection.staging.max_bytes = LARGE_BYTES;
+	assert_int_equal(lease_one(w, extent(LARGE, 0, 0)).status, WIRE_NOT_SERVED);
+	assert_int_equal(w->connection.n_staged, 0);
+	assert_int_equal(lease_one(w, extent(LARGE, 0, 90000)).status, WIRE_OK);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make, drop)
 #define GUARDED_TEST(name) cmocka_unit_test_setup_teardown(name, make_guarded, drop)
 
@@ -1215,6 +1228,7 @@ int main(void)
 		TEST(test_whole_needle_is_leased_without_what_is_around_it),
 		TEST(test_lease_ends_by_itself),
 		TEST(test_lease_without_memory_is_refused_for_now),
+		TEST(test_lease_that_can_never_be_is_left_to_others),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
