@@ -14,6 +14,7 @@
 #include "filer/token.h"
 #include "fs/ctl.h"
 #include "fs/ctl_serve_temp.h"
+#include "fs/launch.h"
 #include "fs/log.h"
 #include "fs/notify.h"
 #include "rdma/client.h"
@@ -222,6 +223,7 @@ int ctl_serve(const struct ctl_options *o, char *message, size_t bytes)
 	if (!s)
 		return ctl_fail(-ENOMEM, message, bytes, "%s", strerror(ENOMEM));
 	s->options = o;
+	launch_raise_file_limit();
 	log_open("kelpctl", LOG_LEVEL_INFO, false);
 	/* Before any thread: all of them leave these to this one. */
 	sigemptyset(&signals);

@@ -249,16 +249,6 @@ static int start_listening(struct kelpd *k, char *message, size_t bytes)
 }
 
 /* Each connection needs a descriptor, also while it is being refused, and each volume two. */
-static void raise_file_limit(void)
-{
-	struct rlimit limit;
-
-	if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur == limit.rlim_max)
-		return;
-	limit.rlim_cur = limit.rlim_max;
-	setrlimit(RLIMIT_NOFILE, &limit);
-}
-
 static void check_file_limit(const struct kelpd *k)
 {
 	struct store_stats stats;
@@ -425,7 +415,7 @@ static int run_kelpd(void *arg, struct launch *l, char *message, size_t bytes)
 	sigaddset(&signals, SIGHUP);
 	sigaddset(&signals, SIGUSR1);
 	pthread_sigmask(SIG_BLOCK, &signals, NULL);
-	raise_file_limit();
+	launch_raise_file_limit();
 	int err = start(&k, message, bytes);
 	if (!err) {
 		err = start_status(&k, message, bytes);

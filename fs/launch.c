@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -110,4 +111,14 @@ int launch(const char *program, bool foreground, run_fn run, void *arg)
 	}
 	close(fds[child != 0]);
 	return child ? wait_for_child(program, child, fds[0]) : run_daemon(run, arg, fds[1]);
+}
+
+void launch_raise_file_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur == limit.rlim_max)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
 }

@@ -18,6 +18,9 @@ struct launch {
 int launch(const char *program, bool foreground,
 	   int (*run)(void *arg, struct launch *l, char *message, size_t bytes), void *arg);
 
+/* A program with many connections may open as many files as it is permitted at all. */
+void launch_raise_file_limit(void);
+
 /* To be called once by run: the program can be used. Returns false where no parent waits for it. */
 bool launch_report_ready(struct launch *l);
 
