@@ -55,6 +55,7 @@ static int open_clients(struct ctl_reach *r)
 		return err;
 	cfg.transport = &client_verbs;
 	cfg.directory = r->tcp;
+	cfg.map = NULL; /* --agent is where the directory asks, not where RDMA connections are taken */
 	return client_new(&cfg, &r->rdma);
 }
 

@@ -52,5 +52,6 @@ def test_rdma_is_preferred_where_there_is_all(mount_door):
     mount, files = mount_door("filer_put", "auto")
     check(mount, files)
     sources = reads_by_source(mount)
-    assert sources.pop("rdma")[1] > 0
-    assert set(sources.values()) == {(0, 0)}
+    # While the first RDMA connection is being made, reads do not wait for it.
+    assert sources["rdma"][1] > sources["tcp"][1]
+    assert sources["http"] == sources["filer"] == (0, 0)
