@@ -55,7 +55,8 @@ static int open_clients(struct ctl_reach *r)
 		return err;
 	cfg.transport = &client_verbs;
 	cfg.directory = r->tcp;
-	cfg.map = NULL; /* --agent is where the directory asks, not where RDMA connections are taken */
+	/* --agent is where the directory asks, not where RDMA connections are taken. */
+	cfg.map = NULL;
 	return client_new(&cfg, &r->rdma);
 }
 

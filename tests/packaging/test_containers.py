@@ -1,6 +1,7 @@
 """The images, and the whole set of containers as the compose file puts it up."""
 
 import hashlib
+import itertools
 import os
 import random
 import re
@@ -111,16 +112,20 @@ def test_services_with_a_health_check_are_healthy(compose):
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_agent_served_what_was_read(compose, mount_dir):
-    assert (mount_dir / "data/dir/file").read_bytes() == DATA
+def test_agent_serves_what_is_read(compose, mount_dir):
     kelpd = compose.container("kelpd")
-    compose.podman.run("kill", "--signal=USR1", kelpd)
+    names = (f"served{n}" for n in itertools.count())
 
     def served():
-        numbers = re.search(r"reads (\d+) \((\d+) ok", compose.podman.run("logs", kelpd))
-        return numbers and int(numbers[2]) > 0
+        """A file that no cache has; the mount looks for an agent that was not there again after a while."""
+        name = next(names)
+        compose.filer.put(f"/dir/{name}", DATA, "maxMB=1")
+        assert (mount_dir / "data/dir" / name).read_bytes() == DATA
+        compose.podman.run("kill", "--signal=USR1", kelpd)
+        numbers = re.findall(r"reads (\d+) \((\d+) ok", compose.podman.run("logs", kelpd))
+        return numbers and int(numbers[-1][1]) > 0
 
-    weed.wait_until(served, "an agent that served reads")
+    weed.wait_until(served, "an agent that served reads", every_s=1)
 
 
 def test_sidecar_gives_the_bytes_of_needles(compose):
