@@ -12,6 +12,7 @@
 #   RDMA_FALLBACK       kelpfs: false is -o rdma=require
 #   RDMA_TIMEOUT_MS     kelpfs: -o timeout=; kelpctl: --timeout; in milliseconds
 #   FILER_ADDR          kelpctl serve: --filer
+#   MASTER_ADDR         kelpctl serve: --master
 #   VOLUME_SERVER_URL   kelpctl serve: --server, without FILER_ADDR
 #   SIDECAR_PORT, SIDECAR_ADDRESS   kelpctl serve: --listen
 #   AGENT_PORT          kelpctl serve: --agent-port
@@ -88,6 +89,8 @@ kelpctl)
 		elif [ -n "${VOLUME_SERVER_URL:-}" ]; then
 			given --server "$@" || set -- --server="$(host_port "$VOLUME_SERVER_URL")" "$@"
 		fi
+		[ -z "${MASTER_ADDR:-}" ] || given --master "$@" ||
+			set -- --master="$(host_port "$MASTER_ADDR")" "$@"
 		[ -z "${SIDECAR_PORT:-}" ] || given --listen "$@" ||
 			set -- --listen="${SIDECAR_ADDRESS:-*}:$SIDECAR_PORT" "$@"
 		[ -z "${AGENT_PORT:-}" ] || given --agent-port "$@" || set -- --agent-port="$AGENT_PORT" "$@"

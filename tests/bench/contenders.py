@@ -71,7 +71,7 @@ STANDARD = ("kelpfs", "kelpfs-agent", "weed", "null")
 OURS = ("kelpfs", "kelpfs-agent")
 SSD_SIZE = "8G"
 SSD_ROUNDS_MAX = 10
-SLAB_OF_WARM = "slab=1280M"  # more than all big files
+SLAB_OF_WARM_BYTES = 1280 << 20  # more than all big files
 
 
 class Agent(weed.Process):
@@ -175,7 +175,7 @@ class Bench:
         if contender == "kelpfs-ssd":
             result += [f"cache_dir={self.work_dir / 'ssd'}", f"cache_size={SSD_SIZE}"]
         if contender == "kelpfs-warm":
-            result.append(SLAB_OF_WARM)
+            result.append(f"slab={SLAB_OF_WARM_BYTES}")
         return [*result, *self.options.kelpfs_option]
 
     def server_bytes(self):

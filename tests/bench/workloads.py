@@ -14,6 +14,7 @@ from pathlib import Path
 
 import mounts
 import weed
+from contenders import SLAB_OF_WARM_BYTES
 from data import BUCKET
 
 HERE = Path(__file__).resolve().parent
@@ -184,7 +185,8 @@ def can_measure(contender, workload):
 
 
 def warm_up(bench, mount, n_files):
-    """Reads the first files of the tree of big ones, and lets the kernel forget them. (fio does so too.)"""
+    """Reads the first files of the tree of big ones, and lets the kernel forget them. (fio does so too.)
+    Waits until all of the slab is there, which kelpfs makes in the background."""
     tree = bench.trees["seq"]
     for path in itertools.islice(tree.paths(), n_files):
         fd = os.open(mount.data / path, os.O_RDONLY)
@@ -194,6 +196,7 @@ def warm_up(bench, mount, n_files):
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(fd)
+    weed.wait_until(lambda: mount.status("RssShmem") * 1024 >= SLAB_OF_WARM_BYTES, "the whole slab")
 
 
 def cpu_s(pid):

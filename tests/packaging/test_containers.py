@@ -125,7 +125,11 @@ def test_agent_serves_what_is_read(compose, mount_dir):
         numbers = re.findall(r"reads (\d+) \((\d+) ok", compose.podman.run("logs", kelpd))
         return numbers and int(numbers[-1][1]) > 0
 
-    weed.wait_until(served, "an agent that served reads", every_s=1)
+    try:
+        weed.wait_until(served, "an agent that served reads", every_s=1)
+    except TimeoutError:
+        print(compose.logs())
+        raise
 
 
 def test_sidecar_gives_the_bytes_of_needles(compose):
@@ -136,7 +140,8 @@ def test_sidecar_gives_the_bytes_of_needles(compose):
 
 def test_variables_of_the_predecessor_reach_the_programs(podman, images):
     shown = podman.run("run", "--rm", "--network=host", *containers.LIMITS,
-                       "-e", "VOLUME_SERVER_URL=http://127.0.0.1:1/", "-e", "MAX_CONNECTIONS=7", "-e", "MAX_IDLE_TIME=5m",
+                       "-e", "VOLUME_SERVER_URL=http://127.0.0.1:1/", "-e", "MAX_CONNECTIONS=7",
+                       "-e", "MAX_IDLE_TIME=5m",
                        "--entrypoint=sh", "localhost/kelpd", "-c",
                        "printf '#!/bin/sh\\necho \"$@\"\\n' > /usr/local/bin/kelpd; chmod 755 /usr/local/bin/kelpd;"
                        "kelp-entrypoint kelpd")
