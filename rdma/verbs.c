@@ -362,7 +362,7 @@ static void keep_for_receiver(struct client_connection *c)
 
 		if (look(c, f))
 			c->link.failed = true;
-		if (f->event.type == LINK_NOTHING)
+		if (f->event.type == LINK_NOTHING || f->event.type == LINK_MORE)
 			break;
 		c->n_found++;
 		any = true;
@@ -546,7 +546,10 @@ static int take_next(struct client_connection *c, struct client_message *ret)
 
 	if (err)
 		return err == -ECONNRESET ? connection_error(c) : err;
-	if (f.event.type == LINK_NOTHING)
+	/* What is there already would raise no event. */
+	if (f.event.type == LINK_MORE)
+		wake_receiver(c);
+	if (f.event.type == LINK_NOTHING || f.event.type == LINK_MORE)
 		return c->lost ? -ECONNRESET : -EAGAIN;
 	tell(c, &f, ret);
 	return 0;

@@ -12,6 +12,7 @@
 #define HELLO_MAGIC UINT32_C(0x4b4c5631) /* of the link; the protocol above has its own version */
 #define SIGNAL_EVERY 4
 #define EVENTS_ACK_EVERY 128
+#define QUIET_MAX 8 /* completions that tell nothing, in one call */
 #define PAGE_BYTES 4096
 /* Inline data to ask for; devices that have less refuse to make the queue pair. */
 static const uint32_t inline_wishes[] = { 256, 64, 0 };
@@ -377,7 +378,7 @@ int link_poll(struct link *l, struct link_event *ret)
 	struct ibv_wc wc;
 
 	ret->type = LINK_NOTHING;
-	while (ret->type == LINK_NOTHING) {
+	for (unsigned i = 0; i < QUIET_MAX; i++) {
 		int n = l->cq ? ibv_poll_cq(l->cq, 1, &wc) : -1;
 
 		if (n < 0)
@@ -390,9 +391,10 @@ int link_poll(struct link *l, struct link_event *ret)
 			continue;
 		}
 		int err = take_completion(l, &wc, ret);
-		if (err)
+		if (err || ret->type != LINK_NOTHING)
 			return err;
 	}
+	ret->type = LINK_MORE;
 	return 0;
 }
 

@@ -76,6 +76,7 @@ struct link {
 
 enum link_event_type {
 	LINK_NOTHING,
+	LINK_MORE, /* nothing to tell of, but it took long enough; there may be more */
 	LINK_MESSAGE,
 	LINK_READ_DONE,
 };
@@ -113,7 +114,8 @@ void link_signal_next(struct link *l);
 int link_read(struct link *l, struct ibv_sge *sges, int n, uint64_t remote_addr, uint32_t rkey,
 	      unsigned read);
 
-/* The next thing that happened. Returns 0, -EPROTO, -ECONNRESET (the queue pair failed: status). */
+/* The next thing that happened. Returns 0, -EPROTO, -ECONNRESET (the queue pair failed: status). A peer
+ * that sends what need not be told of, as fast as it is taken, keeps it no longer than LINK_MORE. */
 int link_poll(struct link *l, struct link_event *ret);
 /* The message's payload is not needed any more. */
 void link_release(struct link *l, unsigned receive);

@@ -275,6 +275,8 @@ static bool take_one(struct connection *c)
 		drop(c);
 	if (err || e.type == LINK_NOTHING)
 		return false;
+	if (e.type == LINK_MORE)
+		return true;
 	if (c->n_held == 0 && wants_input(c))
 		deliver(c, &e);
 	else
