@@ -36,6 +36,15 @@ static inline bool staging_take(struct staging_share *s, size_t bytes)
 	return true;
 }
 
+/* What all connections together may still take. */
+static inline size_t staging_left(const struct staging_budget *b)
+{
+	size_t used = atomic_load_explicit(&b->used_bytes, memory_order_relaxed);
+
+	/* Somebody may just be trying to take too much. */
+	return used < b->max_bytes ? b->max_bytes - used : 0;
+}
+
 static inline void staging_give(struct staging_share *s, size_t bytes)
 {
 	s->used_bytes -= bytes;

@@ -789,6 +789,12 @@ static int verbs_listen(struct agent *a, const struct listener_config *cfg, stru
 
 /* --- memory for answers --- */
 
+/* What waits for its next use, and what is used, are no more than the budget together. */
+static void bound_pool(struct connection *c)
+{
+	verbs_pool_bound(&c->listener->pool, staging_left(c->staging.all));
+}
+
 static int verbs_stage(struct connection *c, size_t bytes, struct staged *ret)
 {
 	struct verbs_block *b;
@@ -799,6 +805,7 @@ static int verbs_stage(struct connection *c, size_t bytes, struct staged *ret)
 	if (!staging_take(&c->staging, size))
 		return -ENOBUFS;
 	b = verbs_pool_take(&c->listener->pool, size);
+	bound_pool(c);
 	if (!b) {
 		staging_give(&c->staging, size);
 		return -ENOBUFS;
@@ -830,6 +837,7 @@ static void verbs_unstage(struct connection *c, struct staged *s)
 	b->mr = NULL;
 	verbs_pool_give(&c->listener->pool, b, size);
 	staging_give(&c->staging, size);
+	bound_pool(c);
 }
 
 const struct transport agent_verbs = {

@@ -26,6 +26,16 @@ size_t verbs_pool_size(size_t bytes)
 	return class_bytes(class_of(bytes));
 }
 
+/* Takes the one at *at out of class i. */
+static struct verbs_block *unlink_block(struct verbs_pool *p, size_t i, struct verbs_block **at)
+{
+	struct verbs_block *b = *at;
+
+	*at = b->next;
+	p->idle_bytes -= class_bytes(i);
+	return b;
+}
+
 static void block_free(struct verbs_block *b)
 {
 	free(b->memory);
@@ -34,14 +44,11 @@ static void block_free(struct verbs_block *b)
 
 struct verbs_block *verbs_pool_take(struct verbs_pool *p, size_t size)
 {
-	struct verbs_block **head = &p->classes[class_of(size)];
-	struct verbs_block *b = *head;
+	size_t i = class_of(size);
 
-	if (b) {
-		*head = b->next;
-		return b;
-	}
-	b = calloc(1, sizeof(*b));
+	if (p->classes[i])
+		return unlink_block(p, i, &p->classes[i]);
+	struct verbs_block *b = calloc(1, sizeof(*b));
 	if (b && posix_memalign((void **)&b->memory, PAGE_BYTES, size)) {
 		free(b);
 		b = NULL;
@@ -56,6 +63,14 @@ void verbs_pool_give(struct verbs_pool *p, struct verbs_block *b, size_t size)
 	b->since_ms = now_ms();
 	b->next = *head;
 	*head = b;
+	p->idle_bytes += size;
+}
+
+void verbs_pool_bound(struct verbs_pool *p, size_t idle_bytes_max)
+{
+	for (size_t i = VERBS_POOL_CLASSES; i-- > 0 && p->idle_bytes > idle_bytes_max;)
+		while (p->classes[i] && p->idle_bytes > idle_bytes_max)
+			block_free(unlink_block(p, i, &p->classes[i]));
 }
 
 void verbs_pool_trim(struct verbs_pool *p, int64_t now)
@@ -66,23 +81,12 @@ void verbs_pool_trim(struct verbs_pool *p, int64_t now)
 		while (*at && now - (*at)->since_ms < VERBS_POOL_QUIET_MS)
 			at = &(*at)->next;
 		/* All behind it have waited longer. */
-		while (*at) {
-			struct verbs_block *b = *at;
-
-			*at = b->next;
-			block_free(b);
-		}
+		while (*at)
+			block_free(unlink_block(p, i, at));
 	}
 }
 
 void verbs_pool_close(struct verbs_pool *p)
 {
-	for (size_t i = 0; i < VERBS_POOL_CLASSES; i++) {
-		while (p->classes[i]) {
-			struct verbs_block *b = p->classes[i];
-
-			p->classes[i] = b->next;
-			block_free(b);
-		}
-	}
+	verbs_pool_bound(p, 0);
 }

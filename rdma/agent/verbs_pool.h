@@ -21,6 +21,7 @@ struct verbs_block {
 
 struct verbs_pool {
 	struct verbs_block *classes[VERBS_POOL_CLASSES]; /* most recently used first */
+	size_t idle_bytes; /* of all of these */
 };
 
 /* What a request for so many bytes is rounded up to. */
@@ -29,6 +30,8 @@ size_t verbs_pool_size(size_t bytes);
 /* size: of verbs_pool_size(). NULL: no memory. */
 struct verbs_block *verbs_pool_take(struct verbs_pool *p, size_t size);
 void verbs_pool_give(struct verbs_pool *p, struct verbs_block *b, size_t size);
+/* Gives back to the system what is idle beyond so much, beginning with the largest. */
+void verbs_pool_bound(struct verbs_pool *p, size_t idle_bytes_max);
 void verbs_pool_trim(struct verbs_pool *p, int64_t now);
 void verbs_pool_close(struct verbs_pool *p);
 
