@@ -203,7 +203,7 @@ static void listen_for_verbs(struct kelpd *k, const struct listener_config *cfg)
 		return;
 	}
 	device_walk(describe_port, a);
-	if (device_allow_memlock(a->cfg.staging_bytes_max, message, sizeof(message)))
+	if (device_allow_memlock(agent_verbs_locked_bytes(a), message, sizeof(message)))
 		log_warning("%s", message);
 	int err = agent_verbs.listen(a, cfg, &k->verbs);
 	if (err) {

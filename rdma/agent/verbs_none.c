@@ -11,5 +11,11 @@ static int none_listen(struct agent *a, const struct listener_config *cfg, struc
 	return -ENODEV;
 }
 
+uint64_t agent_verbs_locked_bytes(const struct agent *a)
+{
+	(void)a;
+	return 0;
+}
+
 /* Without a listener nothing else is called. */
 const struct transport agent_verbs = { .name = "rdma", .listen = none_listen };
