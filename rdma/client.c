@@ -1,7 +1,8 @@
 /* Thread model: reads run on their callers' threads. One thread, the keeper, is started with the first
  * agent: it makes the first connection to an agent (looking up a name may take long), tries again those
- * that were not there, and once in CLIENT_REAP_MS pings idle connections and closes those that nobody
- * wants. Further connections to an agent that is up are made by the read that wants one.
+ * that were not there, once in CLIENT_REAP_MS pings idle connections and closes those that nobody wants,
+ * and gives back the leases of those that have become idle. Further connections to an agent that is up
+ * are made by the read that wants one.
  *
  * Lock order: an agent's lock, then the keeper's. The table's lock is taken alone. None is held during
  * a call that may wait for the network. */
@@ -78,13 +79,17 @@ struct client {
 	pthread_mutex_t table_lock; /* protects agents */
 	struct agent *agents;
 
-	pthread_mutex_t keeper_lock; /* protects all up to the counters */
+	pthread_mutex_t keeper_lock; /* protects all up to the atomics */
 	pthread_cond_t keeper_wake;
 	pthread_t keeper;
 	bool keeper_runs;
 	bool stop;
 	bool lost; /* some connection is of no more use */
+	bool owing; /* some connection has leases to give back, at: */
+	struct deadline return_at;
 	struct agent_queue queue; /* to be probed */
+
+	atomic_bool owing_is_known; /* to the keeper, until it looks */
 
 	atomic_uint_fast64_t connects, connect_failures, reads, failures, exhausted, reaped;
 };
@@ -406,15 +411,28 @@ static bool is_stopping(struct client *c)
 	return c->stop;
 }
 
-/* Pings each idle connection once; a ping takes in what the agent sent meanwhile, and answers it. */
-static void ping_idle(struct client *c, struct agent *a)
+/* By any thread, with no lock but an agent's. */
+static void note_owing(struct client *c)
 {
+	if (atomic_exchange(&c->owing_is_known, true))
+		return;
+	LOCK_SCOPE(&c->keeper_lock);
+	c->owing = true;
+	c->return_at = deadline_in_ms(CLIENT_LEASES_MS);
+	pthread_cond_signal(&c->keeper_wake);
+}
+
+/* Does something with each connection that nobody uses and that has been idle for so long. */
+static void visit_idle(struct client *c, struct agent *a, int64_t idle_ms,
+		       int (*visit)(struct client_session *s, struct deadline d))
+{
+	int64_t now = now_ms();
 	struct pooled *idle[CLIENT_CONNECTIONS_LIMIT];
 	size_t n = 0;
 
 	pthread_mutex_lock(&a->lock);
 	for (struct pooled *p = TAILQ_FIRST(&a->pool); p; p = TAILQ_NEXT(p, link)) {
-		if (p->users == 0 && n < ARRAY_LEN(idle)) {
+		if (p->users == 0 && now - p->idle_since_ms >= idle_ms && n < ARRAY_LEN(idle)) {
 			p->users++;
 			idle[n++] = p;
 		}
@@ -423,8 +441,7 @@ static void ping_idle(struct client *c, struct agent *a)
 	for (size_t i = 0; i < n; i++) {
 		struct pooled *dead = NULL;
 		int err = is_stopping(c) ? 0
-					 : client_session_ping(idle[i]->session,
-							       deadline_in_ms(CLIENT_PING_MS));
+					 : visit(idle[i]->session, deadline_in_ms(CLIENT_PING_MS));
 
 		pthread_mutex_lock(&a->lock);
 		idle[i]->users--;
@@ -435,9 +452,34 @@ static void ping_idle(struct client *c, struct agent *a)
 	}
 }
 
-/* Agents stay, so the list may be walked from any point without the lock. only_dead: no others are to be
- * closed or pinged. */
-static void look_after_idle(struct client *c, bool only_dead)
+static void bury_dead(struct client *c, struct agent *a)
+{
+	reap_idle(c, a, INT64_MAX);
+}
+
+/* A ping takes in what the agent sent meanwhile, and answers it. */
+static void reap_and_ping(struct client *c, struct agent *a)
+{
+	reap_idle(c, a, c->cfg.idle_ms);
+	visit_idle(c, a, 0, client_session_ping);
+}
+
+/* Those that are in use, or were until now, will send another read, or tell of it when they are not. */
+static void return_leases(struct client *c, struct agent *a)
+{
+	bool owing = false;
+
+	visit_idle(c, a, CLIENT_LEASES_MS / 2, client_session_return_leases);
+	pthread_mutex_lock(&a->lock);
+	for (struct pooled *p = TAILQ_FIRST(&a->pool); p; p = TAILQ_NEXT(p, link))
+		owing |= p->users == 0 && is_live(p) && client_session_owes_leases(p->session);
+	pthread_mutex_unlock(&a->lock);
+	if (owing)
+		note_owing(c);
+}
+
+/* Agents stay, so the list may be walked from any point without the lock. */
+static void for_each_agent(struct client *c, void (*look_after)(struct client *c, struct agent *a))
 {
 	struct agent *next;
 
@@ -445,13 +487,17 @@ static void look_after_idle(struct client *c, bool only_dead)
 	struct agent *a = c->agents;
 	pthread_mutex_unlock(&c->table_lock);
 	for (; a; a = next) {
-		reap_idle(c, a, only_dead ? INT64_MAX : c->cfg.idle_ms);
-		if (!only_dead)
-			ping_idle(c, a);
+		look_after(c, a);
 		pthread_mutex_lock(&c->table_lock);
 		next = a->hh.next;
 		pthread_mutex_unlock(&c->table_lock);
 	}
+}
+
+/* With the keeper's lock: until there is something to do. */
+static struct deadline next_look(const struct client *c, struct deadline reap)
+{
+	return c->owing && c->return_at.at_ms < reap.at_ms ? c->return_at : reap;
 }
 
 static void *keep(void *arg)
@@ -462,22 +508,29 @@ static void *keep(void *arg)
 	pthread_mutex_lock(&c->keeper_lock);
 	while (!c->stop) {
 		struct agent *a = STAILQ_FIRST(&c->queue);
+		struct deadline next = next_look(c, reap);
 
-		if (!a && !c->lost && !deadline_passed(reap)) {
-			cond_wait_until(&c->keeper_wake, &c->keeper_lock, reap);
+		if (!a && !c->lost && !deadline_passed(next)) {
+			cond_wait_until(&c->keeper_wake, &c->keeper_lock, next);
 			continue;
 		}
 		if (a)
 			STAILQ_REMOVE_HEAD(&c->queue, queue_link);
 		bool lost = c->lost;
+		bool owing = c->owing && deadline_passed(c->return_at);
 		c->lost = false;
+		c->owing &= !owing;
 		pthread_mutex_unlock(&c->keeper_lock);
 		if (lost)
-			look_after_idle(c, true);
+			for_each_agent(c, bury_dead);
+		if (owing) {
+			atomic_store(&c->owing_is_known, false);
+			for_each_agent(c, return_leases);
+		}
 		if (a)
 			probe(c, a);
 		if (deadline_passed(reap)) {
-			look_after_idle(c, false);
+			for_each_agent(c, reap_and_ping);
 			reap = deadline_in_ms(c->cfg.reap_ms);
 		}
 		pthread_mutex_lock(&c->keeper_lock);
@@ -594,9 +647,10 @@ static int pool_acquire(struct client *c, struct agent *a, struct deadline d, st
 	return 0;
 }
 
-static void pool_release(struct agent *a, struct pooled *p)
+static void pool_release(struct client *c, struct agent *a, struct pooled *p)
 {
 	bool dead = client_session_error(p->session) != 0;
+	bool owing = !dead && client_session_owes_leases(p->session);
 	struct pooled *to_close = NULL;
 
 	pthread_mutex_lock(&a->lock);
@@ -610,6 +664,8 @@ static void pool_release(struct agent *a, struct pooled *p)
 	}
 	pthread_mutex_unlock(&a->lock);
 	pooled_close(to_close, WIRE_SHUTDOWN);
+	if (owing)
+		note_owing(c);
 }
 
 /* --- reading --- */
@@ -659,7 +715,7 @@ static int read_once(struct client *c, struct agent *a, struct client_extent *ex
 		err = client_session_read(p->session, extents, n, d);
 	for (size_t i = 0; i < n; i++)
 		extents[i].token = NULL;
-	pool_release(a, p);
+	pool_release(c, a, p);
 	return err;
 }
 
@@ -710,7 +766,7 @@ int client_ping(struct client *c, const struct endpoint *server, struct deadline
 	err = client_session_ping(p->session, d);
 	if (!err)
 		*ret_rtt_ns = now_ns() - start;
-	pool_release(a, p);
+	pool_release(c, a, p);
 	return err;
 }
 

@@ -31,6 +31,9 @@ struct token_source;
 #define CLIENT_STALL_MS 2000 /* no byte for so long in the middle of an answer */
 #define CLIENT_ANSWER_MS 1500 /* no message for so long while one is waited for */
 #define CLIENT_PING_MS 1000
+/* From a read to looking for leases that no other took along: of connections that were idle for half of
+ * that. */
+#define CLIENT_LEASES_MS 100
 /* Pauses between two tries to reach an agent, jittered. */
 #define CLIENT_ABSENT_MIN_MS 500
 #define CLIENT_ABSENT_MAX_MS 60000

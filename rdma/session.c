@@ -89,6 +89,8 @@ struct client_session {
 	uint64_t used; /* bit i: slot i is not FREE */
 	struct slot slots[CLIENT_SESSION_SLOTS_MAX];
 
+	struct slot
+		returner; /* the sender that gives leases back without a read; not one of slots */
 	size_t n_completes; /* leases to be given back with the next read */
 	uint64_t completes[WIRE_COMPLETES_MAX];
 
@@ -818,6 +820,43 @@ int client_session_ping(struct client_session *s, struct deadline d)
 	struct read_buf none = { 0 };
 
 	return run(s, &request, &none);
+}
+
+bool client_session_owes_leases(struct client_session *s)
+{
+	if (!(s->transport->capabilities & WIRE_CAP_LEASE))
+		return false;
+	LOCK_SCOPE(&s->lock);
+	return s->n_completes > 0;
+}
+
+static int send_complete(struct client_session *s, struct deadline d)
+{
+	const struct wire_header h = { .version = WIRE_VERSION };
+	struct wire_complete m = { .n = s->n_sending };
+	size_t len;
+
+	memcpy(m.leases, s->sending, s->n_sending * sizeof(m.leases[0]));
+	int err = wire_encode_complete(s->tx, sizeof(s->tx), h, &m, &len);
+	return err ? err : s->transport->send(s->connection, s->tx, len, d);
+}
+
+int client_session_return_leases(struct client_session *s, struct deadline d)
+{
+	LOCK_SCOPE(&s->lock);
+
+	/* Who sends now may take them along, and if not, they are asked for again. */
+	if (s->err || s->sender || s->n_completes == 0)
+		return s->err;
+	s->sender = &s->returner;
+	take_completes(s);
+	pthread_mutex_unlock(&s->lock);
+	int err = send_complete(s, d);
+	pthread_mutex_lock(&s->lock);
+	if (err)
+		fail_session(s, err);
+	leave_sending(s, d);
+	return s->err;
 }
 
 /* By the transport, on any thread. */

@@ -79,4 +79,10 @@ int client_session_read(struct client_session *s, struct client_extent *extents,
  * client_session_read(). */
 int client_session_ping(struct client_session *s, struct deadline d);
 
+/* Are there leases that nobody reads any more, to be given back with the next read? */
+bool client_session_owes_leases(struct client_session *s);
+/* Gives them back without one. Returns 0, also where there are none, or why the connection has become of
+ * no more use. */
+int client_session_return_leases(struct client_session *s, struct deadline d);
+
 #endif

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "filer/base/base.h"
+#include "rdma/client.h"
 #include "rdma/verbs.h"
 #include "tests/support/verbs_world.h"
 
@@ -361,6 +362,40 @@ static void a_lease_ends_when_it_is_given_back(void **state)
 	client_verbs.close(r.c);
 }
 
+static bool is_our_agent(void *arg, const struct endpoint *server, struct endpoint *ret)
+{
+	const struct world *w = arg;
+	const struct sockaddr_in *v4 = (const struct sockaddr_in *)&w->address.sockaddr;
+
+	*ret = *server;
+	inet_ntop(AF_INET, &v4->sin_addr, ret->host, sizeof(ret->host));
+	ret->port = PORT;
+	return true;
+}
+
+static void leases_are_given_back_when_no_other_read_comes(void **state)
+{
+	const struct endpoint server = { .host = "volume" };
+	struct world *w = *state;
+	struct client_config cfg = { .transport = &client_verbs,
+				     .map = is_our_agent,
+				     .map_arg = w,
+				     .connect_ms = BUDGET_MS };
+	struct read_buf b = { .ptr = w->region, .len = MIB, .region = 1 };
+	struct client_extent e = range_of(LARGE, 0, &b, 1);
+	struct deadline d = deadline_in_ms(LEASE_MS / 2);
+	struct client *client;
+
+	assert_int_equal(client_new(&cfg, &client), 0);
+	assert_int_equal(client_read(client, &server, &e, 1, budget()), 0);
+	assert_int_equal(e.err, 0);
+	while (atomic_load(&w->agent.staging.used_bytes) > 0 && !deadline_passed(d))
+		sleep_ms(20, d);
+	assert_int_equal(atomic_load(&w->agent.staging.used_bytes), 0);
+	assert_int_equal(atomic_load(&w->agent.counters.leases_returned), 1);
+	client_free(client);
+}
+
 /* --- faults --- */
 
 static void sends_of_any_number_never_overrun_the_receiver(void **state)
@@ -502,6 +537,7 @@ int main(void)
 		VERBS_TEST(another_connections_lease_is_refused),
 		VERBS_TEST(a_lease_ends_with_its_time),
 		VERBS_TEST(a_lease_ends_when_it_is_given_back),
+		VERBS_TEST(leases_are_given_back_when_no_other_read_comes),
 		VERBS_TEST(sends_of_any_number_never_overrun_the_receiver),
 		VERBS_TEST(noise_ends_the_connection_with_a_reason),
 		VERBS_TEST(a_hundred_connections_leave_nothing_behind),
