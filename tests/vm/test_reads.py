@@ -61,6 +61,28 @@ def test_everything_reads_back_without_an_agent(corpus, mount_kelpfs, door):
     assert sources["http"][0] > 0
 
 
+def test_device_and_type_of_service_can_be_chosen_and_are_shown(corpus, cluster_agent, mount_kelpfs):
+    opened = corpus("filer_put")
+    chosen = {"rdma_device": os.environ["KELP_VM_DEV"], "rdma_tos": "104"}
+    mount = mount_kelpfs(opened.filer, opened.directory, options=[
+        *rdma(cluster_agent, "require"), *(f"{name}={value}" for name, value in chosen.items())])
+    connect([mount.path / name for name in opened.files])
+    for name, data in opened.files.items():
+        assert_same((mount.path / name).read_bytes(), data, name)
+    config = json.loads((mount.path / ".kelpfs/config").read_text())
+    assert {name: config[name]["value"] for name in chosen} == chosen
+    assert set(reads_by_source(mount)) == {"rdma"}
+
+
+def test_no_other_device_stands_in_for_the_chosen_one(corpus, cluster_agent, mount_kelpfs):
+    opened = corpus("filer_put")
+    mount = mount_kelpfs(opened.filer, opened.directory, options=[*rdma(cluster_agent), "rdma_device=nosuch0"])
+    for name, data in opened.files.items():
+        assert_same((mount.path / name).read_bytes(), data, name)
+    sources = reads_by_source(mount)
+    assert sources["rdma"] == (0, 0) and sources["tcp"][0] > 0
+
+
 def test_eight_readers_at_once_read_right_over_rdma(corpus, cluster_agent, mount_kelpfs):
     opened = corpus("filer_small_chunks")
     mount = mount_kelpfs(opened.filer, opened.directory, options=[*rdma(cluster_agent, "require"), "slab=8M"])
