@@ -73,3 +73,13 @@ int volume_status_dirs(struct http_pool *http, const struct endpoint *server, st
 	cJSON_Delete(status);
 	return err;
 }
+
+bool volume_status_answers(struct http_pool *http, const char *url, struct deadline d)
+{
+	char status_url[ENDPOINT_STR_MAX + sizeof("/status")];
+	struct http_request r = { .url = status_url, .deadline = d };
+	struct http_head head;
+
+	snprintf(status_url, sizeof(status_url), "%s/status", url);
+	return http_perform(http, &r, &head) == 0;
+}

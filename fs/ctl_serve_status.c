@@ -8,6 +8,7 @@
 
 #include "filer/breaker.h"
 #include "filer/locate.h"
+#include "filer/volume_status.h"
 #include "fs/ctl.h"
 #include "fs/ctl_serve.h"
 #include "rdma/client.h"
@@ -15,6 +16,9 @@
 #define HTTP_OK 200
 #define HTTP_INTERNAL 500
 #define HTTP_UNAVAILABLE 503
+/* So many servers are asked for one answer, and for so long each. */
+#define PROBES_MAX 4
+#define PROBE_MS 1000
 
 static void add_timestamp(cJSON *object)
 {
@@ -65,6 +69,8 @@ static bool agent_is_up(const struct serve *s)
 
 struct servers {
 	unsigned known, resting;
+	const struct server *asked[PROBES_MAX]; /* of those at rest */
+	unsigned n_asked;
 };
 
 static void note_server(void *arg, struct server *server)
@@ -72,8 +78,19 @@ static void note_server(void *arg, struct server *server)
 	struct servers *all = arg;
 
 	all->known++;
-	/* Once its rest is over it may be well again: who waits for that before it sends reads gets here. */
-	all->resting += breaker_rests(&server->http);
+	if (breaker_state(&server->http) == BREAKER_CLOSED)
+		return;
+	all->resting++;
+	if (all->n_asked < PROBES_MAX)
+		all->asked[all->n_asked++] = server;
+}
+
+/* A server at rest is asked whether it is back: who waits for that before it sends reads would wait for ever. */
+static void ask_resting(struct serve *s, struct servers *all)
+{
+	for (unsigned i = 0; i < all->n_asked; i++)
+		all->resting -= volume_status_answers(s->cluster.http, all->asked[i]->url,
+						      deadline_in_ms(PROBE_MS));
 }
 
 void serve_answer_health(struct httpd_request *r, void *arg)
@@ -83,6 +100,7 @@ void serve_answer_health(struct httpd_request *r, void *arg)
 	cJSON *tree = cJSON_CreateObject();
 
 	locator_each_server(s->cluster.locator, note_server, &servers);
+	ask_resting(s, &servers);
 	bool down = servers.known > 0 && servers.resting == servers.known;
 	const char *status = atomic_load(&s->stopping) ? "stopping"
 			     : down                    ? "unhealthy"

@@ -14,6 +14,7 @@
 #include "filer/filer.h"
 #include "filer/http.h"
 #include "filer/locate.h"
+#include "filer/volume_status.h"
 #include "fs/httpd.h"
 #include "fs/metrics.h"
 #include "fs/mount.h"
@@ -51,16 +52,6 @@ static bool probe_filer(struct mount *m, cJSON *tree)
 	return err == 0;
 }
 
-static bool answers(struct mount *m, const struct server *server)
-{
-	char url[ENDPOINT_STR_MAX + sizeof("/status")];
-	struct http_request r = { .url = url, .deadline = deadline_in_ms(PROBE_MS) };
-	struct http_head head;
-
-	snprintf(url, sizeof(url), "%s/status", server->url);
-	return http_perform(m->cluster.http, &r, &head) == 0;
-}
-
 /* Returns whether that way is in use. */
 static bool add_breaker(cJSON *breakers, const char *source, struct breaker *b)
 {
@@ -84,7 +75,8 @@ static bool describe_server(struct mount *m, struct server *server, cJSON *list,
 		up |= add_breaker(breakers, "rdma", &server->rdma);
 	/* An agent that was never there has a breaker that never opens. */
 	if (by_http && breaker_state(&server->http) != BREAKER_CLOSED)
-		up = (*probes)++ < PROBES_MAX && answers(m, server);
+		up = (*probes)++ < PROBES_MAX &&
+		     volume_status_answers(m->cluster.http, server->url, deadline_in_ms(PROBE_MS));
 	cJSON_AddStringToObject(one, "url", server->url);
 	cJSON_AddBoolToObject(one, "up", up);
 	cJSON_AddItemToArray(list, one);

@@ -1,6 +1,7 @@
 """kelpctl serve: its HTTP API, with a real cluster and real agents behind it."""
 
 import contextlib
+import http.server
 import json
 import os
 import re
@@ -331,6 +332,20 @@ def test_health_is_503_while_every_volume_server_is_away(start, cluster, needle)
     refused(serve.read(needle[0]), 502)
     answer = serve.get("/health")
     assert (answer.status, json.loads(answer.data)["status"]) == (503, "unhealthy")
+
+
+def test_health_is_well_again_without_a_read_once_a_server_answers(start, needle):
+    port = weed.free_port()
+    serve = start("--server", f"{weed.HOST}:{port}", "--via", "http", "--timeout", "1")
+    refused(serve.read(needle[0]), 502)
+    assert serve.get("/health").status == 503
+    back = http.server.HTTPServer((weed.HOST, port), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=back.serve_forever, daemon=True).start()
+    try:
+        assert serve.get("/health").status == 200
+    finally:
+        back.shutdown()
+        back.server_close()
 
 
 def test_stats_count_every_answer_and_every_byte(start, cluster, agent, needle, large):
