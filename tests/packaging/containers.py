@@ -33,11 +33,15 @@ class Podman:
                               capture_output=True, text=True)
 
     def import_base(self, root):
-        """The base image is a Debian root, with this machine's settings of apt."""
+        """The base image is a Debian root, with this machine's settings of apt. Returns why no container of it
+        can be run here, or None."""
         archive = self.work_dir / "base.tar"
         debian.run(["tar", "-C", root.path, "--one-file-system", "-cf", archive, "."])
-        self.run("import", "--quiet", archive, BASE)
+        done = self.try_run("import", "--quiet", archive, BASE)
         archive.unlink()
+        if done.returncode == 0:
+            done = self.try_run("run", "--rm", "--network=host", *LIMITS, BASE, "true")
+        return done.stderr.strip()[-300:] if done.returncode else None
 
     def build(self, context, *options):
         return self.run("build", "--network=host", "--isolation=chroot", *LIMITS, "--build-arg", f"BASE={BASE}",
