@@ -53,8 +53,9 @@ struct store {
 	pthread_mutex_t lock;
 	/* under lock; changed by the follower only, which therefore reads it without */
 	struct table table;
+	uint64_t reloads; /* counted with the change: who sees one finds what was loaded */
 
-	atomic_uint_fast64_t reloads, lookups, misses;
+	atomic_uint_fast64_t lookups, misses;
 };
 
 /* --- the table --- */
@@ -88,6 +89,7 @@ static void set_volume(struct store *s, struct entry *e, struct volume *v)
 	pthread_mutex_lock(&s->lock);
 	struct volume *old = e->volume;
 	e->volume = v;
+	s->reloads += old && v;
 	pthread_mutex_unlock(&s->lock);
 	if (!old)
 		return;
@@ -152,8 +154,6 @@ static void update(struct store *s, struct entry *e, const struct scanned_volume
 		return;
 	if (volume_load(&names, &fresh) != 0)
 		return;
-	if (e->volume)
-		atomic_fetch_add_explicit(&s->reloads, 1, memory_order_relaxed);
 	set_volume(s, e, fresh);
 }
 
@@ -343,11 +343,11 @@ void store_note_facts(const struct needle_place *p, uint64_t key)
 void store_stats(struct store *s, struct store_stats *ret)
 {
 	*ret = (struct store_stats){
-		.reloads = atomic_load_explicit(&s->reloads, memory_order_relaxed),
 		.lookups = atomic_load_explicit(&s->lookups, memory_order_relaxed),
 		.misses = atomic_load_explicit(&s->misses, memory_order_relaxed),
 	};
 	LOCK_SCOPE(&s->lock);
+	ret->reloads = s->reloads;
 	for (size_t i = 0; i < s->table.n; i++) {
 		size_t needles, bytes;
 
