@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "filer/base/base.h"
+
 struct cursor {
 	const char *p;
 	const char *end; /* of the line */
@@ -258,31 +260,13 @@ int toml_parse(const char *text, size_t len, toml_cb cb, void *arg, unsigned *re
 	return err;
 }
 
-/* Reads until the end or until buf is full. */
-static ssize_t read_all(int fd, char *buf, size_t len)
-{
-	size_t done = 0;
-
-	while (done < len) {
-		ssize_t n = read(fd, buf + done, len - done);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		if (n == 0)
-			break;
-		done += (size_t)n;
-	}
-	return (ssize_t)done;
-}
-
 static int parse_open_file(int fd, toml_cb cb, void *arg, unsigned *ret_line)
 {
 	char *text = malloc(TOML_FILE_BYTES_MAX);
 
 	if (!text)
 		return -ENOMEM;
-	ssize_t n = read_all(fd, text, TOML_FILE_BYTES_MAX);
+	ssize_t n = read_up_to(fd, text, TOML_FILE_BYTES_MAX);
 	int err = n < 0 ? (int)n : 0;
 	if (!err && (size_t)n == TOML_FILE_BYTES_MAX)
 		err = -EFBIG;

@@ -166,31 +166,11 @@ int rdma_map_parse(const char *text, size_t len, const char *path, struct rdma_m
 	return 0;
 }
 
-/* Up to one byte more than there may be. */
-static int read_all(int fd, char *buf, size_t *ret_len)
-{
-	size_t len = 0;
-
-	while (len <= RDMA_MAP_BYTES_MAX) {
-		ssize_t n = read(fd, buf + len, RDMA_MAP_BYTES_MAX + 1 - len);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		if (n == 0)
-			break;
-		len += (size_t)n;
-	}
-	*ret_len = len;
-	return len > RDMA_MAP_BYTES_MAX ? -EFBIG : 0;
-}
-
 int rdma_map_read(const char *path, struct rdma_map **ret, char *message, size_t message_bytes)
 {
 	CLEANUP_FREE char *text = malloc(RDMA_MAP_BYTES_MAX + 1);
 	struct stat st;
-	size_t len = 0;
+	ssize_t len = 0;
 	int err = 0;
 
 	if (!text)
@@ -202,7 +182,11 @@ int rdma_map_read(const char *path, struct rdma_map **ret, char *message, size_t
 	else if (!S_ISREG(st.st_mode))
 		err = S_ISDIR(st.st_mode) ? -EISDIR : -EINVAL;
 	else
-		err = read_all(fd, text, &len);
+		len = read_up_to(fd, text, RDMA_MAP_BYTES_MAX + 1);
+	if (len < 0)
+		err = (int)len;
+	else if ((size_t)len > RDMA_MAP_BYTES_MAX)
+		err = -EFBIG;
 	if (fd >= 0)
 		close(fd);
 	if (err) {
@@ -210,7 +194,7 @@ int rdma_map_read(const char *path, struct rdma_map **ret, char *message, size_t
 			 err == -EINVAL ? "not a file" : strerror(-err));
 		return err;
 	}
-	return rdma_map_parse(text, len, path, ret, message, message_bytes);
+	return rdma_map_parse(text, (size_t)len, path, ret, message, message_bytes);
 }
 
 bool rdma_map_find(const struct rdma_map *m, const struct endpoint *server, struct endpoint *ret)

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/types.h>
 
 #define KIB ((size_t)1 << 10)
 #define MIB ((size_t)1 << 20)
@@ -85,6 +86,9 @@ static inline void mutex_scope_leave_(pthread_mutex_t **m)
 	__attribute__((cleanup(mutex_scope_leave_), unused))                                       \
 	pthread_mutex_t *mutex_scope_ = mutex_scope_enter_(m)
 /* NOLINTEND(bugprone-macro-parentheses) */
+
+/* Reads until the end of the file or until bytes are there. Returns how many, or -errno. */
+ssize_t read_up_to(int fd, void *buf, size_t bytes);
 
 /* 64-bit FNV-1a over n bytes, continuing from h (start with HASH_SEED). Not for hostile keys that
  * choose a bucket: only for versions and names. */
