@@ -16,7 +16,6 @@
 #include "fs/metrics.h"
 #include "rdma/agent/agent.h"
 #include "rdma/agent/store.h"
-#include "rdma/completions.h"
 
 struct kelpd_status {
 	struct kelpd_status_config cfg; /* immutable, as is all of it */
@@ -105,16 +104,6 @@ static void sent_bytes(struct metric_sink *sink, const void *snapshot)
 	metric_value(sink, s->bytes_file, (const char *[]){ "page_cache" });
 }
 
-static void rdma_completions(struct metric_sink *sink, const void *snapshot)
-{
-	struct completion_count counts[COMPLETION_STATUSES_MAX];
-	size_t n = completion_counts(counts);
-
-	(void)snapshot;
-	for (size_t i = 0; i < n; i++)
-		metric_value(sink, counts[i].n, &counts[i].status);
-}
-
 #define AT(field) offsetof(struct snapshot, field)
 
 /* clang-format off */
@@ -155,7 +144,7 @@ static const struct metric rows[] = {
 	{ "kelpd_leases_expired_total", METRIC_COUNTER,
 	  "... that ran out, or were taken back with their connection", AT(leases_expired) },
 	{ "kelpd_rdma_completions_total", METRIC_COUNTER,
-	  "completed work requests, by the status that the device gave", 0, rdma_completions, { "status" } },
+	  "completed work requests, by the status that the device gave", 0, metric_rdma_completions, { "status" } },
 
 	{ "kelpd_volumes", METRIC_GAUGE,
 	  "volumes that are served", AT(store.volumes) },

@@ -6,6 +6,8 @@
 
 #include <cjson/cJSON.h>
 
+#include "rdma/completions.h"
+
 #define US_PER_S 1e6
 #define NS_PER_S 1e9
 
@@ -222,6 +224,16 @@ void metric_latency(struct metric_sink *s, const struct latency_counts *l,
 }
 
 /* --- the rest --- */
+
+void metric_rdma_completions(struct metric_sink *s, const void *snapshot)
+{
+	struct completion_count counts[COMPLETION_STATUSES_MAX];
+	size_t n = completion_counts(counts);
+
+	(void)snapshot;
+	for (size_t i = 0; i < n; i++)
+		metric_value(s, counts[i].n, &counts[i].status);
+}
 
 uint64_t metrics_resident_bytes(void)
 {

@@ -42,6 +42,9 @@ extern const char *const metric_no_labels[METRIC_LABELS_MAX];
 void metric_latency(struct metric_sink *s, const struct latency_counts *l,
 		    const char *const labels[]);
 
+/* An each of rows with the label status: this process's completed work requests. */
+void metric_rdma_completions(struct metric_sink *s, const void *snapshot);
+
 /* All texts are malloced; NULL without memory.
  *
  * {"name": 1, "name with a label": {"its value": 1, ...}, ...}; histograms are {"count", "sum", "buckets":

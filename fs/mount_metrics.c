@@ -22,7 +22,6 @@
 #include "fs/options.h"
 #include "fs/reader.h"
 #include "rdma/client.h"
-#include "rdma/completions.h"
 
 _Static_assert(sizeof(size_t) == sizeof(uint64_t), "rows without each say where a uint64_t is");
 
@@ -212,16 +211,6 @@ static void agent_connect_failures(struct metric_sink *sink, const void *snapsho
 static void agent_exhausted(struct metric_sink *sink, const void *snapshot)
 {
 	of_agents(sink, snapshot, exhausted_of);
-}
-
-static void rdma_completions(struct metric_sink *sink, const void *snapshot)
-{
-	struct completion_count counts[COMPLETION_STATUSES_MAX];
-	size_t n = completion_counts(counts);
-
-	(void)snapshot;
-	for (size_t i = 0; i < n; i++)
-		metric_value(sink, counts[i].n, &counts[i].status);
 }
 
 /* --- values of servers --- */
@@ -431,7 +420,7 @@ static const struct metric rows[] = {
 	{ "kelpfs_agent_exhausted_total", METRIC_COUNTER,
 	  "reads for which every session was in full use", 0, agent_exhausted, { "transport" } },
 	{ "kelpfs_rdma_completions_total", METRIC_COUNTER,
-	  "completed work requests, by the status that the device gave", 0, rdma_completions, { "status" } },
+	  "completed work requests, by the status that the device gave", 0, metric_rdma_completions, { "status" } },
 
 	{ "kelpfs_server_reads_total", METRIC_COUNTER,
 	  "requests that each volume server, or the agent beside it, answered", 0, server_reads, { "server" } },
