@@ -154,17 +154,10 @@ static void stream_free(struct dir_stream *d)
 	free(d);
 }
 
-/* Then what is queued is given back, and nothing is asked for any more. */
-static bool is_stopping(struct dir_prefetcher *p)
+/* stopping: it is given back, and nothing is asked for any more. */
+static void prefetch_one(struct dir_prefetcher *p, struct dir_stream *d, bool stopping)
 {
-	LOCK_SCOPE(&p->lock);
-	return p->stop;
-}
-
-static void prefetch_one(struct dir_prefetcher *p, struct dir_stream *d)
-{
-	struct page *page = is_stopping(p) ? NULL
-					   : page_fetch(p, d->path, d->next_after, d->next_first);
+	struct page *page = stopping ? NULL : page_fetch(p, d->path, d->next_after, d->next_first);
 	bool closed;
 
 	{
@@ -187,6 +180,7 @@ static void *prefetch_thread(void *arg)
 		while (!p->head && !p->stop)
 			pthread_cond_wait(&p->work, &p->lock);
 		struct dir_stream *d = p->head;
+		bool stopping = p->stop;
 		if (d) {
 			p->head = d->queue_link;
 			if (!p->head)
@@ -195,7 +189,7 @@ static void *prefetch_thread(void *arg)
 		pthread_mutex_unlock(&p->lock);
 		if (!d)
 			return NULL;
-		prefetch_one(p, d);
+		prefetch_one(p, d, stopping);
 	}
 }
 
