@@ -101,6 +101,19 @@ def weed_shell(cluster, *commands):
     assert "error" not in output.lower(), output
 
 
+@contextlib.contextmanager
+def reading_only(source, mount, volume):
+    """What is read meanwhile has to come from that source: afterwards the mount is ended and has to say so,
+    and the volume server has to have sent next to nothing."""
+    before = bytes_sent(volume)
+    yield
+    sent = bytes_sent(volume) - before
+    sources = reads_by_source(mount)
+    assert set(sources) == {source} and sources[source][0] > 0
+    if sources[source][1] > MIB:
+        assert sent < sources[source][1] / 10
+
+
 # Everything reads back through the agent alone
 
 
@@ -117,14 +130,8 @@ def only_agent(request, cluster, corpus, corpus_agent, mount_kelpfs):
     have said so, and the volume server has to have sent nothing of them."""
     opened = corpus(request.param)
     mount = mount_kelpfs(opened.filer, opened.directory, options=require(corpus_agent))
-    volume = cluster.processes["volume0"]
-    before = bytes_sent(volume)
-    yield [(mount.path / name, data) for name, data in opened.files.items()]
-    sent = bytes_sent(volume) - before
-    sources = reads_by_source(mount)
-    assert set(sources) == {"tcp"} and sources["tcp"][0] > 0
-    if sources["tcp"][1] > MIB:
-        assert sent < sources["tcp"][1] / 10
+    with reading_only("tcp", mount, cluster.processes["volume0"]):
+        yield [(mount.path / name, data) for name, data in opened.files.items()]
 
 
 def test_whole_files_read_back_through_the_agent_alone(only_agent):

@@ -14,7 +14,7 @@ import weed
 import wire
 from rdma import connect, rdma
 from test_content import assert_same, ranges
-from test_mount_agent import at_once, bytes_sent, read_past_caches, reads_by_source
+from test_mount_agent import at_once, read_past_caches, reading_only, reads_by_source
 
 MIB = 1 << 20
 
@@ -25,16 +25,10 @@ def only_rdma(request, cluster, corpus, cluster_agent, mount_kelpfs):
     said so, and the volume server has to have sent nothing of them."""
     opened = corpus(request.param)
     mount = mount_kelpfs(opened.filer, opened.directory, options=rdma(cluster_agent, "require"))
-    volume = cluster.processes["volume0"]
-    before = bytes_sent(volume)
-    files = [(mount.path / name, data) for name, data in opened.files.items()]
-    connect([path for path, _ in files])
-    yield files
-    sent = bytes_sent(volume) - before
-    sources = reads_by_source(mount)
-    assert set(sources) == {"rdma"} and sources["rdma"][0] > 0
-    if sources["rdma"][1] > MIB:
-        assert sent < sources["rdma"][1] / 10
+    with reading_only("rdma", mount, cluster.processes["volume0"]):
+        files = [(mount.path / name, data) for name, data in opened.files.items()]
+        connect([path for path, _ in files])
+        yield files
 
 
 def test_everything_reads_back_over_rdma_alone(only_rdma):
