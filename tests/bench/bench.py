@@ -8,15 +8,12 @@ what else goes on in the machine meets all of them. Shown are the medians of the
 """
 
 import argparse
-import contextlib
 import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1] / "integration")]
@@ -25,10 +22,8 @@ import chart  # noqa: E402
 import contenders as who  # noqa: E402
 import mounts  # noqa: E402
 import report  # noqa: E402
+import session  # noqa: E402
 import workloads as how  # noqa: E402
-from data import Progress  # noqa: E402
-
-OTHERS_SHARE_MAX = 0.1  # of the CPUs; above it the figures come with a warning
 
 
 def parse_arguments():
@@ -56,6 +51,7 @@ def parse_arguments():
         print(f"bench: {contender} is not installed, so it is left out", file=sys.stderr)
         options.contenders.remove(contender)
     options.rounds = options.rounds or (1 if options.quick else 3)
+    options.runtime_s = 1 if options.quick else 4
     return options
 
 
@@ -81,30 +77,11 @@ def measure_all(bench, workloads, contenders, results):
                     results.failures.append({"workload": workload, "contender": contender, "error": str(error)})
 
 
-END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-def end_by_signal(number, _frame):
-    """Once: a second Ctrl-C must not cut the cleaning up short."""
-    for other in END_SIGNALS:
-        signal.signal(other, signal.SIG_IGN)
-    sys.exit(128 + number)
-
-
 def main():
     options = parse_arguments()
     workloads = choose_workloads(options)
-    for number in END_SIGNALS:
-        signal.signal(number, end_by_signal)
-    progress = Progress()
     results = report.Results()
-    with contextlib.ExitStack() as stack:
-        work_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(
-            prefix="kelpfs-bench-", dir=os.environ.get("KELP_TEST_DIR"), ignore_cleanup_errors=True))).resolve()
-        bench = who.Bench(options, work_dir, progress)
-        stack.callback(bench.close)
-        stack.callback(progress, "")
-        bench.fill()
+    with session.opened(options) as bench:
         if "kelpfs-agent" in options.contenders:
             bench.start_agent()
         if "kelpfs-ssd" in options.contenders:
@@ -119,8 +96,8 @@ def main():
     if options.svg:
         caption = f"medians of {options.rounds} rounds, client and servers on {os.cpu_count()} cores; more is better"
         options.svg.write_text(chart.draw(wanted_rows, options.contenders, results, who.CONTENDERS, caption))
-    if results.others_share() > OTHERS_SHARE_MAX:
-        print(f"beware: other processes took {results.others_share():.0%} of this machine's CPUs meanwhile")
+    if results.others_share() > report.OTHERS_SHARE_MAX:
+        print(report.beware(results.others_share()))
     for failure in results.failures:
         print("failed: {workload}, {contender}: {error}".format(**failure), file=sys.stderr)
     return 1 if results.failures else 0

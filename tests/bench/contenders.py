@@ -16,8 +16,8 @@ NULL_READAHEAD_KB = 1024  # what kelpfs sets for its own mounts
 
 
 class NullMount(mounts.Mount):
-    def __init__(self, data, mountpoint, work_dir, name):
-        command = [mounts.bin_dir() / "nullfs", mountpoint, *(tree.null_argument for tree in data)]
+    def __init__(self, data, mountpoint, work_dir, name, arguments=()):
+        command = [mounts.bin_dir() / "nullfs", *arguments, mountpoint, *(tree.null_argument for tree in data)]
         super().__init__(name, command, mountpoint, work_dir)
         device = self.path.stat().st_dev
         bdi = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
@@ -96,11 +96,12 @@ class Agent(weed.Process):
 class Bench:
     """The cluster, its data, and what mounts it."""
 
-    def __init__(self, options, work_dir, progress):
+    def __init__(self, options, work_dir, progress, wanted=None):
+        """wanted: names of the trees; None: all."""
         self.options = options
         self.work_dir = work_dir
         self.progress = progress
-        self.trees = trees(options)
+        self.trees = {name: tree for name, tree in trees(options).items() if wanted is None or name in wanted}
         self.numbers = itertools.count()
         progress("starting the cluster")
         self.cluster = weed.Cluster(work_dir / "cluster", s3=bool(set(S3_COMMANDS) & set(options.contenders)))
@@ -138,13 +139,14 @@ class Bench:
         self.cluster.stop()
 
     @contextlib.contextmanager
-    def mounted(self, contender):
-        """A mount with empty caches; nothing of it is left afterwards."""
+    def mounted(self, contender, extra=()):
+        """A mount with empty caches; nothing of it is left afterwards. extra: further options of kelpfs, or
+        arguments of nullfs."""
         name = f"{contender}{next(self.numbers)}"
         scratch = self.work_dir / name
         scratch.mkdir()
         try:
-            mount = self._mount(contender, scratch / "mnt", scratch, name)
+            mount = self._mount(contender, scratch / "mnt", scratch, name, extra)
             try:
                 yield mount
                 mount.end()
@@ -153,10 +155,10 @@ class Bench:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _mount(self, contender, mountpoint, scratch, name):
+    def _mount(self, contender, mountpoint, scratch, name, extra):
         """A mount with .data, the directory that has the trees."""
         if contender == "null":
-            mount = NullMount(self.trees.values(), mountpoint, scratch, name)
+            mount = NullMount(self.trees.values(), mountpoint, scratch, name, extra)
         elif contender in S3_COMMANDS:
             env = {k: v for k, v in os.environ.items() if k != "AWS_CA_BUNDLE"}
             command = S3_COMMANDS[contender](self.cluster.s3_port, mountpoint, scratch)
@@ -164,7 +166,8 @@ class Bench:
         elif contender == "weed":
             mount = mounts.WeedMount(self.cluster.filer, mountpoint, scratch, name=name)
         else:
-            mount = mounts.KelpMount(self.cluster.filer, mountpoint, scratch, self._options(contender), name)
+            kelpfs_options = [*self._options(contender), *extra]
+            mount = mounts.KelpMount(self.cluster.filer, mountpoint, scratch, kelpfs_options, name)
         mount.data = mountpoint if contender == "null" or contender in S3_COMMANDS else mountpoint / "buckets" / BUCKET
         return mount
 

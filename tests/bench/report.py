@@ -13,6 +13,11 @@ from contenders import CONTENDERS, OURS
 
 MIB = 1 << 20
 GIB = 1 << 30
+OTHERS_SHARE_MAX = 0.1  # of the CPUs; above it the figures come with a warning
+
+
+def beware(others_share):
+    return f"beware: other processes took {others_share:.0%} of this machine's CPUs meanwhile"
 
 
 @dataclass(frozen=True)
@@ -173,7 +178,7 @@ def version(*command):
     return (result.stdout.strip().splitlines() or ["unknown"])[0]
 
 
-def as_json(options, data, wanted_rows, contenders, results):
+def facts_of_run():
     return {
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": {"kernel": platform.release(), "cpus": os.cpu_count(), "arch": platform.machine()},
@@ -182,6 +187,12 @@ def as_json(options, data, wanted_rows, contenders, results):
             "weed": version(weed.weed_binary(), "version"),
             "fio": version("fio", "--version"),
         },
+    }
+
+
+def as_json(options, data, wanted_rows, contenders, results):
+    return {
+        **facts_of_run(),
         "rounds": options.rounds,
         "chunk_mb": options.chunk_mb,
         "kelpfs_options": options.kelpfs_option,

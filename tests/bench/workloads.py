@@ -58,15 +58,15 @@ def expect(what, got, wanted):
         raise RuntimeError(f"{got} {what} instead of {wanted}")
 
 
-def fio(job, whole=False):
-    """A workload: the job file of that name; whole: it reads all of its files."""
+def fio(job, whole=0):
+    """A workload: the job file of that name; whole: it reads so many files from end to end."""
 
     def work(bench, mount, scratch):
         tree = bench.trees["seq"]
         directory = mount.data / tree.name / "d00000"
         env = {
             "BENCH_DIR": str(directory),
-            "BENCH_RUNTIME_S": str(1 if bench.options.quick else 4),
+            "BENCH_RUNTIME_S": str(bench.options.runtime_s),
             "BENCH_QUARTER": str(tree.bytes // 4),
         }
         output, _ = run(f"exec fio --readonly --output-format=json {shlex.quote(str(HERE / job))}.fio", scratch, env)
@@ -74,11 +74,12 @@ def fio(job, whole=False):
         read = result["read"]
         expect("errors", result["error"], 0)
         if whole:
-            expect("bytes", read["io_bytes"], tree.bytes * (1 if job == "seq-1" else tree.count))
+            expect("bytes", read["io_bytes"], tree.bytes * whole)
         return {
             "bytes_per_s": read["bw_bytes"],
             "reads_per_s": read["iops"],
             "read_bytes": read["io_bytes"],
+            "reader_cpu_s": (result["usr_cpu"] + result["sys_cpu"]) / 100 * result["job_runtime"] / 1000,
             "latency_p50_us": read["clat_ns"]["percentile"]["50.000000"] / 1000,
             "latency_p99_us": read["clat_ns"]["percentile"]["99.000000"] / 1000,
         }
@@ -126,8 +127,8 @@ def ls_recursive(tree_name):
 
 
 WORKLOADS = {
-    "seq-1": fio("seq-1", whole=True),
-    "seq-4": fio("seq-4", whole=True),
+    "seq-1": fio("seq-1", whole=1),
+    "seq-4": fio("seq-4", whole=4),
     "rand4k-1": fio("rand4k-1"),
     "rand4k-16": fio("rand4k-16"),
     "rand1m-4": fio("rand1m-4"),
@@ -138,6 +139,9 @@ WORKLOADS = {
     "find-large": find_size("large"),
     "ls-large": ls_recursive("large"),
 }
+
+# Not of scripts/bench, which goes by rows that have targets.
+SEQ_LONG = fio("seq-long", whole=4)
 
 
 # What the bare loop around libcurl does for a workload: how much at a time, and on how many connections.
@@ -163,7 +167,7 @@ def measure_raw(bench, workload):
     """The same bytes without a file system."""
     size, threads = RAW[workload]
     (bench.work_dir / "chunks").write_text(chunk_list(bench, 1 if workload == "seq-1" else bench.trees["seq"].count))
-    seconds = 1 if bench.options.quick else 4
+    seconds = bench.options.runtime_s
     before_s = resource.getrusage(resource.RUSAGE_CHILDREN)
     output, _ = run(f"exec {shlex.quote(str(mounts.bin_dir() / 'rawcurl'))} {size} {threads} {seconds} < chunks",
                     bench.work_dir)
@@ -184,19 +188,26 @@ def can_measure(contender, workload):
     return contender not in WARM or workload in WARM[contender]
 
 
+def forget(bench, mount):
+    """Takes the big files out of the page cache."""
+    for path in bench.trees["seq"].paths():
+        with open(mount.data / path, "rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def await_slab(mount, slab_bytes):
+    """kelpfs makes it present in the background."""
+    weed.wait_until(lambda: mount.status("RssShmem") * 1024 >= slab_bytes, "the whole slab")
+
+
 def warm_up(bench, mount, n_files):
-    """Reads the first files of the tree of big ones, and lets the kernel forget them. (fio does so too.)
-    Waits until all of the slab is there, which kelpfs makes in the background."""
-    tree = bench.trees["seq"]
-    for path in itertools.islice(tree.paths(), n_files):
-        fd = os.open(mount.data / path, os.O_RDONLY)
-        try:
-            while os.read(fd, MIB):
+    """Reads the first files of the tree of big ones, and lets the kernel forget them. (fio does so too.)"""
+    for path in itertools.islice(bench.trees["seq"].paths(), n_files):
+        with open(mount.data / path, "rb", buffering=0) as file:
+            while file.read(MIB):
                 pass
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(fd)
-    weed.wait_until(lambda: mount.status("RssShmem") * 1024 >= SLAB_OF_WARM_BYTES, "the whole slab")
+    forget(bench, mount)
+    await_slab(mount, SLAB_OF_WARM_BYTES)
 
 
 def cpu_s(pid):
@@ -236,6 +247,18 @@ def agent_bytes(mount):
     return int(re.search(r"reads by source: .*\btcp \d+ \((\d+) bytes\)", mount.log_text())[1])
 
 
+def run_on(bench, mount, work):
+    """What a workload says of itself, and the CPU time that it took of the mount's process and of others."""
+    before = Usage.now(bench, mount.pid)
+    values = work(bench, mount, mount.process.work_dir)
+    after = Usage.now(bench, mount.pid)
+    values["cpu_s"] = after.client_s - before.client_s
+    values["others_share"] = after.others_share(before)
+    if values.get("read_bytes"):
+        values["cpu_s_per_gib"] = values["cpu_s"] / (values["read_bytes"] / GIB)
+    return values
+
+
 def measure(bench, contender, workload):
     if contender == "curl":
         return measure_raw(bench, workload)
@@ -244,16 +267,11 @@ def measure(bench, contender, workload):
         if contender in WARM:
             warm_up(bench, mount, WARM[contender][workload])
         sent_bytes = bench.server_bytes()
-        before = Usage.now(bench, mount.pid)
-        values = WORKLOADS[workload](bench, mount, mount.process.work_dir)
-        after = Usage.now(bench, mount.pid)
-        values["cpu_s"] = after.client_s - before.client_s
-        values["others_share"] = after.others_share(before)
+        values = run_on(bench, mount, WORKLOADS[workload])
         values["server_bytes"] = bench.server_bytes() - sent_bytes
         for field_name in ("VmHWM", "VmRSS", "RssAnon", "RssShmem"):
             values[f"{field_name}_bytes"] = mount.status(field_name) * 1024
         if values.get("read_bytes"):
-            values["cpu_s_per_gib"] = values["cpu_s"] / (values["read_bytes"] / GIB)
             if contender == "kelpfs-agent":
                 mount.unmount()
                 values["server_bytes"] = agent_bytes(mount)
