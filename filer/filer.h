@@ -17,6 +17,7 @@
 struct http_pool;
 struct token_source;
 struct filer;
+struct http_cancel;
 
 #define FILER_PORT 8888
 #define FILERS_MAX 32
@@ -53,9 +54,10 @@ int filer_list(struct filer *f, const char *dir, const char *after, unsigned lim
 int filer_read(struct filer *f, const char *path, const char *if_match, uint64_t offset, void *buf,
 	       size_t len, struct deadline d, size_t *ret_got);
 
-/* Masters of the cluster by gRPC GetFilerConfiguration. At most max; -ENXIO when there is no gRPC. */
-int filer_masters(struct filer *f, struct deadline d, struct endpoint *ret, size_t max,
-		  size_t *ret_n);
+/* Masters of the cluster by gRPC GetFilerConfiguration. At most max; -ENXIO when there is no gRPC, or
+ * none of them is named. cancel may be NULL. */
+int filer_masters(struct filer *f, struct deadline d, struct http_cancel *cancel,
+		  struct endpoint *ret, size_t max, size_t *ret_n);
 
 struct filer_capacity {
 	uint64_t total_bytes;

@@ -17,6 +17,7 @@ struct call {
 	int (*on_message)(void *arg, const uint8_t *message, size_t len);
 	void *arg;
 	struct deadline deadline;
+	struct http_cancel *cancel; /* NULL: none */
 };
 
 static int perform(struct filer *f, const struct filer_server *s, const struct call *c)
@@ -30,6 +31,7 @@ static int perform(struct filer *f, const struct filer_server *s, const struct c
 		.on_message = c->on_message,
 		.arg = c->arg,
 		.deadline = c->deadline,
+		.cancel = c->cancel,
 	};
 
 	if (s->addr.grpc_port == 0)
@@ -153,7 +155,7 @@ static int ask_any(struct filer *f, struct call *c, struct deadline d)
 
 		c->deadline = deadline_sooner(d, CALL_MAX_MS);
 		err = perform(f, &f->servers[(first + i) % f->n_servers], c);
-		if (!err || err == -ENOMEM || err == -EACCES)
+		if (!err || err == -ENOMEM || err == -EACCES || err == -ECANCELED)
 			return err;
 	}
 	return -ENXIO;
@@ -184,8 +186,8 @@ static int on_configuration(void *arg, const uint8_t *message, size_t len)
 	return 0;
 }
 
-int filer_masters(struct filer *f, struct deadline d, struct endpoint *ret, size_t max,
-		  size_t *ret_n)
+int filer_masters(struct filer *f, struct deadline d, struct http_cancel *cancel,
+		  struct endpoint *ret, size_t max, size_t *ret_n)
 {
 	FilerPb__GetFilerConfigurationRequest request =
 		FILER_PB__GET_FILER_CONFIGURATION_REQUEST__INIT;
@@ -193,9 +195,12 @@ int filer_masters(struct filer *f, struct deadline d, struct endpoint *ret, size
 	struct call c = { .method = SERVICE "GetFilerConfiguration",
 			  .request = &request.base,
 			  .on_message = on_configuration,
-			  .arg = &m };
+			  .arg = &m,
+			  .cancel = cancel };
 	int err = ask_any(f, &c, d);
 
+	if (!err && m.n == 0)
+		err = -ENXIO;
 	if (!err)
 		*ret_n = m.n;
 	return err;

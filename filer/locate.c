@@ -53,10 +53,17 @@ struct master {
 	struct breaker breaker;
 };
 
+/* Immutable but for the breakers. */
+struct masters {
+	size_t n; /* > 0 */
+	struct master list[];
+};
+
 struct locator {
 	struct http_pool *http;
 	bool volumes_https;
 	bool use_public_url;
+	_Atomic(struct masters *) masters; /* NULL: none are known yet; set once */
 	atomic_size_t preferred; /* the master that answered last */
 
 	pthread_mutex_t lock;
@@ -65,41 +72,69 @@ struct locator {
 	size_t n_servers;
 	struct volume *volumes; /* protected by lock; in order of insertion */
 	size_t n_volumes;
-
-	size_t n_masters;
-	struct master masters[];
 };
 
-static void masters_init(struct locator *l, const struct locate_config *cfg)
+/* --- masters --- */
+
+static struct masters *masters_of(struct locator *l)
 {
-	l->n_masters = cfg->n_masters;
-	for (size_t i = 0; i < cfg->n_masters; i++) {
-		endpoint_url(&cfg->masters[i], l->masters[i].url);
-		breaker_init(&l->masters[i].breaker);
-	}
+	return atomic_load_explicit(&l->masters, memory_order_acquire);
 }
+
+static void masters_free(struct masters *m)
+{
+	for (size_t i = 0; m && i < m->n; i++)
+		breaker_destroy(&m->list[i].breaker);
+	free(m);
+}
+
+int locator_set_masters(struct locator *l, const struct endpoint *masters, size_t n)
+{
+	struct masters *none = NULL;
+
+	if (n == 0)
+		return -EINVAL;
+	struct masters *m = calloc(1, sizeof(*m) + n * sizeof(m->list[0]));
+	if (!m)
+		return -ENOMEM;
+	m->n = n;
+	for (size_t i = 0; i < n; i++) {
+		endpoint_url(&masters[i], m->list[i].url);
+		breaker_init(&m->list[i].breaker);
+	}
+	if (atomic_compare_exchange_strong(&l->masters, &none, m))
+		return 0;
+	masters_free(m);
+	return -EALREADY;
+}
+
+/* --- making and freeing --- */
 
 int locator_new(struct http_pool *http, const struct locate_config *cfg, struct locator **ret)
 {
-	struct locator *l = calloc(1, sizeof(*l) + cfg->n_masters * sizeof(l->masters[0]));
+	struct locator *l = calloc(1, sizeof(*l));
 
 	if (!l)
 		return -ENOMEM;
-	int err = cond_init_monotonic(&l->answered);
+	int err = cfg->n_masters ? locator_set_masters(l, cfg->masters, cfg->n_masters) : 0;
 	if (err)
 		goto free_locator;
+	err = cond_init_monotonic(&l->answered);
+	if (err)
+		goto free_masters;
 	err = -pthread_mutex_init(&l->lock, NULL);
 	if (err)
 		goto destroy_cond;
 	l->http = http;
 	l->volumes_https = cfg->volumes_https;
 	l->use_public_url = cfg->use_public_url;
-	masters_init(l, cfg);
 	*ret = l;
 	return 0;
 
 destroy_cond:
 	pthread_cond_destroy(&l->answered);
+free_masters:
+	masters_free(masters_of(l));
 free_locator:
 	free(l);
 	return err;
@@ -144,8 +179,7 @@ void locator_free(struct locator *l)
 	if (!l)
 		return;
 	tables_free(l);
-	for (size_t i = 0; i < l->n_masters; i++)
-		breaker_destroy(&l->masters[i].breaker);
+	masters_free(masters_of(l));
 	pthread_cond_destroy(&l->answered);
 	pthread_mutex_destroy(&l->lock);
 	free(l);
@@ -418,13 +452,14 @@ static int failure_rank(int err)
  * nothing else. */
 static int ask_round(struct locator *l, struct question *q, bool desperate, struct deadline d)
 {
+	struct masters *masters = masters_of(l);
 	size_t start = atomic_load_explicit(&l->preferred, memory_order_relaxed);
 	int ret = -EHOSTUNREACH;
 
-	for (size_t i = 0; i < l->n_masters && !deadline_passed(d); i++) {
-		size_t index = (start + i) % l->n_masters;
-		struct master *m = &l->masters[index];
-		bool last = i + 1 == l->n_masters;
+	for (size_t i = 0; i < masters->n && !deadline_passed(d); i++) {
+		size_t index = (start + i) % masters->n;
+		struct master *m = &masters->list[index];
+		bool last = i + 1 == masters->n;
 
 		if (!breaker_allow(&m->breaker) && !desperate)
 			continue;
@@ -465,7 +500,7 @@ int locate_read_token(struct locator *l, const struct fid *fid, struct deadline 
 {
 	struct question q = { .token_fid = fid, .token = buf, .token_bytes = buf_bytes };
 
-	if (l->n_masters == 0)
+	if (!masters_of(l))
 		return -ENXIO;
 	return ask(l, &q, false, d);
 }
@@ -601,7 +636,7 @@ static int volume_refresh(struct locator *l, struct volume *v, bool refresh, str
 int locate_volume(struct locator *l, uint32_t volume_id, bool refresh, struct deadline d,
 		  struct location_set **ret)
 {
-	if (l->n_masters == 0)
+	if (!masters_of(l))
 		return -ENXIO;
 	LOCK_SCOPE(&l->lock);
 	struct volume *v = volume_get(l, volume_id);

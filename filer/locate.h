@@ -43,7 +43,7 @@ struct location_set {
 struct locator;
 
 struct locate_config {
-	const struct endpoint *masters; /* copied; n_masters 0: always -ENXIO */
+	const struct endpoint *masters; /* copied; n_masters 0: -ENXIO until there are some */
 	size_t n_masters;
 	bool volumes_https; /* lookup answers carry no scheme */
 	bool use_public_url;
@@ -52,11 +52,15 @@ struct locate_config {
 int locator_new(struct http_pool *http, const struct locate_config *cfg, struct locator **ret);
 void locator_free(struct locator *l);
 
+/* For a locator that knows none yet. Copies them. Returns 0, -EINVAL (n is 0), -ENOMEM, or -EALREADY:
+ * some are known, and stay. */
+int locator_set_masters(struct locator *l, const struct endpoint *masters, size_t n);
+
 /* Replicas of a volume, from cache or the masters in turn. refresh: the cached set did not work.
  * One request per volume at a time, others wait for it. The set is the same object as before as long
  * as its members are the same, and stays in use while no master can be reached. Returns 0 (put the
- * set back with location_set_put), -ENOENT: the master has no such volume, -ENXIO: no master is known,
- * -EBUSY: the master is still warming up, or an -errno of the network. */
+ * set back with location_set_put), -ENOENT: the master has no such volume, -ENXIO: no master is known
+ * yet, -EBUSY: the master is still warming up, or an -errno of the network. */
 int locate_volume(struct locator *l, uint32_t volume_id, bool refresh, struct deadline d,
 		  struct location_set **ret);
 void location_set_put(struct location_set *s);

@@ -1,5 +1,5 @@
 /* Thread model: one thread holds the stream of events and writes what it hears into atomics; everybody
- * else only reads those. The lock is for ending the thread.
+ * else only reads those.
  *
  * A mark is the time at which it was taken. */
 #include "filer/watch.h"
@@ -13,6 +13,7 @@
 
 #include "filer.pb-c.h"
 #include "filer/base/base.h"
+#include "filer/base/stopper.h"
 #include "filer/changes.h"
 #include "filer/filer_client.h"
 #include "filer/grpc.h"
@@ -48,9 +49,7 @@ struct watch {
 
 	pthread_t thread;
 	struct http_cancel cancel;
-	pthread_mutex_t lock; /* protects stop; leaf */
-	pthread_cond_t wake;
-	bool stop;
+	struct stopper stopper;
 };
 
 /* ---- The stream ---- */
@@ -135,17 +134,6 @@ static void follow(struct watch *w)
 	atomic_store(&w->watched, NOT_WATCHED);
 }
 
-/* False: the end. */
-static bool pause_for(struct watch *w, int64_t ms)
-{
-	struct deadline d = deadline_in_ms(ms);
-	LOCK_SCOPE(&w->lock);
-
-	while (!w->stop && !deadline_passed(d))
-		cond_wait_until(&w->wake, &w->lock, d);
-	return !w->stop;
-}
-
 static void *watch_thread(void *arg)
 {
 	struct watch *w = arg;
@@ -159,7 +147,7 @@ static void *watch_thread(void *arg)
 			pause_ms = PAUSE_MIN_MS;
 		else
 			pause_ms = (int64_t)min_u64((uint64_t)pause_ms * 2, PAUSE_MAX_MS);
-	} while (pause_for(w, jitter_ms(pause_ms)));
+	} while (stopper_pause(&w->stopper, jitter_ms(pause_ms)));
 	return NULL;
 }
 
@@ -202,22 +190,17 @@ int watch_new(struct filer *f, const char *path, struct watch **ret)
 	err = http_cancel_init(&w->cancel);
 	if (err)
 		goto free_prefix;
-	err = -pthread_mutex_init(&w->lock, NULL);
+	err = stopper_init(&w->stopper);
 	if (err)
 		goto destroy_cancel;
-	err = cond_init_monotonic(&w->wake);
-	if (err)
-		goto destroy_lock;
 	err = -pthread_create(&w->thread, NULL, watch_thread, w);
 	if (err)
-		goto destroy_wake;
+		goto destroy_stopper;
 	*ret = w;
 	return 0;
 
-destroy_wake:
-	pthread_cond_destroy(&w->wake);
-destroy_lock:
-	pthread_mutex_destroy(&w->lock);
+destroy_stopper:
+	stopper_destroy(&w->stopper);
 destroy_cancel:
 	http_cancel_destroy(&w->cancel);
 free_prefix:
@@ -233,15 +216,10 @@ void watch_free(struct watch *w)
 {
 	if (!w)
 		return;
-	{
-		LOCK_SCOPE(&w->lock);
-		w->stop = true;
-		pthread_cond_signal(&w->wake);
-	}
+	stopper_stop(&w->stopper);
 	http_cancel(&w->cancel);
 	pthread_join(w->thread, NULL);
-	pthread_cond_destroy(&w->wake);
-	pthread_mutex_destroy(&w->lock);
+	stopper_destroy(&w->stopper);
 	http_cancel_destroy(&w->cancel);
 	free(w->prefix);
 	changes_free(w->changes);

@@ -8,6 +8,7 @@
 #include "filer/base/base.h"
 #include "filer/http.h"
 #include "filer/locate.h"
+#include "filer/masters.h"
 #include "filer/needle.h"
 #include "filer/tls.h"
 #include "filer/token.h"
@@ -20,9 +21,6 @@
 #include "rdma/spin.h"
 #include "rdma/transport.h"
 #include "rdma/verbs.h"
-
-/* Finding the masters must not hold up a mount whose filer has no gRPC port open. */
-#define MASTERS_TIMEOUT_MS 3000
 
 /* The first connection over a device also has it take the slab over, all pages of it. */
 #define RDMA_PROBE_MS 3000
@@ -86,7 +84,7 @@ static int open_http(const struct options *o, struct http_pool **ret, char *mess
 	return err;
 }
 
-/* None: every chunk goes through the filer. */
+/* None: every chunk goes through the filer, which must not hold up a mount. */
 static size_t find_masters(const struct options *o, struct filer *filer,
 			   struct endpoint masters[OPTION_MASTERS_MAX])
 {
@@ -100,8 +98,8 @@ static size_t find_masters(const struct options *o, struct filer *filer,
 	}
 	if (!filer)
 		return 0;
-	if (filer_masters(filer, deadline_in_ms(MASTERS_TIMEOUT_MS), masters, OPTION_MASTERS_MAX,
-			  &n))
+	if (filer_masters(filer, deadline_in_ms(MASTERS_TIMEOUT_MS), NULL, masters,
+			  OPTION_MASTERS_MAX, &n))
 		return 0;
 	return n;
 }
@@ -120,6 +118,34 @@ static int open_locator(const struct options *o, struct cluster *c)
 			c->masters[i].https = true;
 	cfg.n_masters = c->n_masters;
 	return locator_new(c->http, &cfg, &c->locator);
+}
+
+/* Are volume servers asked for chunks, now or as soon as the filer says where they are? */
+static bool has_servers(const struct options *o, const struct cluster *c)
+{
+	return c->n_masters || (c->filer && o->volume_access != VOLUME_PROXY);
+}
+
+static void say_found(void *arg, size_t n)
+{
+	(void)arg;
+	log_info("the filer names its masters now (%zu): data comes from the volume servers", n);
+}
+
+int cluster_search_masters(const struct options *o, struct cluster *c)
+{
+	struct masters_search_config cfg = {
+		.filer = c->filer,
+		.locator = c->locator,
+		.https = o->filers[0].https,
+		.on_found = say_found,
+	};
+
+	if (c->n_masters || !has_servers(o, c))
+		return 0;
+	log_warning("no master is known (no gRPC at the filer, no -o master=): all data goes "
+		    "through the filer, which is asked again");
+	return masters_search_new(&cfg, &c->search);
 }
 
 /* Where an agent wants a token for every needle and we have no key, the master gives one. */
@@ -191,7 +217,7 @@ static int open_agents(const struct options *o, struct cluster *c, char *message
 		.required = o->agent == AGENT_REQUIRE,
 	};
 
-	if (o->agent == AGENT_OFF || (!c->n_masters && !o->agents_always))
+	if (o->agent == AGENT_OFF || (!has_servers(o, c) && !o->agents_always))
 		return 0;
 	int err = client_new(&cfg, &c->agents);
 	if (err || o->rdma == AGENT_OFF)
@@ -215,7 +241,7 @@ static int open_fetcher(const struct options *o, struct cluster *c)
 	if (c->agents && !rdma_only)
 		sources[cfg.n_sources++] = client_source(c->agents);
 	if (o->agent != AGENT_REQUIRE && !rdma_only) {
-		if (c->n_masters)
+		if (has_servers(o, c))
 			sources[cfg.n_sources++] = needle_http_source(c->needles);
 		sources[cfg.n_sources++] = needle_proxy_source(c->needles);
 	}
@@ -264,6 +290,7 @@ close_cluster:
 
 void cluster_close(struct cluster *c)
 {
+	masters_search_free(c->search);
 	fetcher_free(c->fetcher);
 	client_free(c->rdma);
 	client_free(c->agents);

@@ -14,6 +14,7 @@ struct client;
 struct fetcher;
 struct http_pool;
 struct locator;
+struct masters_search;
 struct needle_http;
 struct rdma_map;
 struct token_source;
@@ -29,7 +30,8 @@ struct cluster {
 	struct client *rdma; /* NULL: likewise */
 	struct fetcher *fetcher;
 	struct endpoint masters[OPTION_MASTERS_MAX];
-	size_t n_masters; /* known; 0: every chunk goes through the filer */
+	size_t n_masters; /* known from the start; 0: every chunk goes through the filer at first */
+	struct masters_search *search; /* NULL: none is made */
 };
 
 /* Reads keys, finds the masters (one gRPC request to the filer where none are given). Succeeds
@@ -37,6 +39,9 @@ struct cluster {
  * paths. Returns 0 or -errno and a message that says
  * what is wrong. */
 int cluster_open(const struct options *o, struct cluster *ret, char *message, size_t message_bytes);
+/* For what runs long: where no master is known yet, says so and asks the filer again, in the background.
+ * Returns 0 or -errno. */
+int cluster_search_masters(const struct options *o, struct cluster *c);
 void cluster_close(struct cluster *c);
 
 /* Only the keys: free with token_source_free(). Likewise. */

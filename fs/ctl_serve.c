@@ -47,7 +47,15 @@ static int open_cluster(struct serve *s, char *message, size_t bytes)
 	cluster.rdma = o->via & VIA_RDMA ? AGENT_AUTO : AGENT_OFF;
 	cluster.rdma_tos = RDMA_TOS_SYSTEM;
 	cluster.agents_always = o->has_server || o->any_server;
-	return cluster_open(&cluster, &s->cluster, message, bytes);
+	int err = cluster_open(&cluster, &s->cluster, message, bytes);
+	if (err)
+		return err;
+	err = cluster_search_masters(&cluster, &s->cluster);
+	if (err) {
+		cluster_close(&s->cluster);
+		return ctl_fail(err, message, bytes, "%s", strerror(-err));
+	}
+	return 0;
 }
 
 static int open_fetcher(struct serve *s, char *message, size_t bytes)
@@ -76,7 +84,6 @@ static int open_reader(struct serve *s, char *message, size_t bytes)
 	int err = 0;
 
 	r->locator = s->cluster.locator;
-	r->has_masters = s->cluster.n_masters > 0;
 	r->any_server = o->any_server;
 	r->timeout_ms = o->timeout_ms;
 	r->decode_bytes_max = o->decode_bytes;

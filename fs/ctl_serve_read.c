@@ -83,10 +83,10 @@ static int choose_places(struct serve_read *s, const struct serve_request *q, st
 		s->needle.places = s->places;
 		return err;
 	}
-	if (!r->has_masters)
-		return q->has_server ? -EINVAL : 0;
 	/* So that a volume that nobody has is told at once. */
 	int err = locate_volume(r->locator, q->fid.volume_id, false, d, &s->places);
+	if (err == -ENXIO) /* no master is known that could name servers */
+		return q->has_server ? -EINVAL : 0;
 	if (err)
 		return err == -ENOENT ? err : 0;
 	if (s->places->n == 0)

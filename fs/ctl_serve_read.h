@@ -27,7 +27,6 @@ struct location_set;
 struct serve_reader {
 	struct fetcher *fetcher;
 	struct locator *locator;
-	bool has_masters; /* so that the servers of a volume are known */
 	bool any_server; /* take every address that a request names */
 	struct location_set *fixed; /* the volume server that has every needle; NULL: none */
 	unsigned timeout_ms; /* of one read from the cluster */

@@ -235,15 +235,14 @@ static int open_mount(struct mount *m, char *message, size_t bytes)
 	if (!err)
 		err = dir_prefetcher_new(m->cluster.filer, m->watch, DIR_THREADS, o->list_page,
 					 o->timeout_ms, &m->dirs);
+	if (!err)
+		err = cluster_search_masters(o, &m->cluster);
 	if (!err && o->status.port)
 		err = mount_status_start(m, &m->status, message, bytes);
 	if (err) {
 		close_mount(m);
 		return err;
 	}
-	if (!m->cluster.n_masters && o->volume_access != VOLUME_PROXY)
-		log_warning("no master is known (no gRPC at the filer, no -o master=): all data "
-			    "goes through the filer");
 	return 0;
 }
 

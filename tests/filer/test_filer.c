@@ -496,7 +496,8 @@ static void without_grpc_there_are_no_masters(void **state)
 	size_t n;
 
 	(void)state;
-	assert_int_equal(filer_masters(r.filer, deadline_in_ms(WAIT_MS), masters, 4, &n), -ENXIO);
+	assert_int_equal(filer_masters(r.filer, deadline_in_ms(WAIT_MS), NULL, masters, 4, &n),
+			 -ENXIO);
 	assert_int_equal(filer_statistics(r.filer, deadline_in_ms(WAIT_MS), &capacity), -ENXIO);
 	rig_free(&r);
 }

@@ -492,6 +492,19 @@ static void test_one_failure_serves_all_who_wait(void **state)
 	assert_true(scripted_server_requests(m) <= 2);
 }
 
+static void test_masters_may_become_known_later(void **state)
+{
+	struct world *w = *state;
+	struct location_set *set;
+
+	start(w);
+	assert_int_equal(look(w, 7, false, &set), -ENXIO);
+	add_steady_master(w, 200, ONE_SERVER);
+	assert_int_equal(locator_set_masters(w->locator, w->masters, w->cfg.n_masters), 0);
+	location_set_put(found(w, 7, false));
+	assert_int_equal(locator_set_masters(w->locator, w->masters, w->cfg.n_masters), -EALREADY);
+}
+
 static void test_who_waits_keeps_to_its_own_deadline(void **state)
 {
 	struct world *w = *state;
@@ -597,6 +610,7 @@ int main(void)
 		TEST(test_masters_at_rest_are_not_asked_but_for_a_refresh),
 		TEST(test_one_request_serves_all_who_wait),
 		TEST(test_one_failure_serves_all_who_wait),
+		TEST(test_masters_may_become_known_later),
 		TEST(test_who_waits_keeps_to_its_own_deadline),
 		TEST(test_token_comes_from_the_header),
 		TEST(test_master_without_tokens_is_no_access),
