@@ -1,6 +1,7 @@
 #include "fs/mount.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <fuse_lowlevel.h>
 #include <inttypes.h>
 #include <limits.h>
@@ -40,6 +41,10 @@
  * from memory, 512 and 1024 3.0 to 3.7. */
 #define READAHEAD_KB_DEFAULT 1024
 
+/* What libfuse's pipe has to hold beside the data it splices: a page for the header and for each slice. */
+#define PIPE_SPARE_BYTES (64 * KIB)
+#define MAX_READ_BYTES_MIN (4 * KIB)
+
 struct deadline mount_deadline(const struct mount *m)
 {
 	return deadline_in_ms(m->options->timeout_ms);
@@ -67,7 +72,23 @@ static void tune_readahead(struct mount *m, const char *mountpoint)
 			 effective, want);
 	log_info("in effect: readahead_kb %u, max_read %" PRIu64
 		 ", max_background %u, threads %u, slab %" PRIu64 " MiB",
-		 effective, o->max_read_bytes, o->max_background, o->threads, o->slab_bytes / MIB);
+		 effective, m->max_read_bytes, o->max_background, o->threads, o->slab_bytes / MIB);
+}
+
+/* What does not fit into libfuse's pipe is not spliced, but copied twice. How large a pipe may become depends
+ * on fs.pipe-max-size, unless the mount has CAP_SYS_RESOURCE, which root may lack in a container. */
+static uint64_t splicable_bytes(uint64_t bytes)
+{
+	int ends[2];
+
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return bytes;
+	while (bytes > MAX_READ_BYTES_MIN &&
+	       fcntl(ends[0], F_SETPIPE_SZ, (int)(bytes + PIPE_SPARE_BYTES)) < 0)
+		bytes /= 2;
+	close(ends[0]);
+	close(ends[1]);
+	return bytes;
 }
 
 /* --- making and taking down ------------------------------------------------------------------- */
@@ -276,8 +297,9 @@ static void escape_commas(const char *s, char *out, size_t bytes)
 	out[n] = '\0';
 }
 
-static int fuse_arguments(const struct options *o, struct fuse_args *args)
+static int fuse_arguments(const struct mount *m, struct fuse_args *args)
 {
+	const struct options *o = m->options;
 	char source[OPTION_VALUE_MAX_BYTES];
 	int err = add_fuse_arg(args, "kelpfs");
 
@@ -286,7 +308,7 @@ static int fuse_arguments(const struct options *o, struct fuse_args *args)
 		err = add_fuse_arg(args, "-oro,default_permissions,subtype=kelpfs,fsname=%s",
 				   source);
 	if (!err)
-		err = add_fuse_arg(args, "-omax_read=%" PRIu64, o->max_read_bytes);
+		err = add_fuse_arg(args, "-omax_read=%" PRIu64, m->max_read_bytes);
 	if (!err && o->fuse_options)
 		err = add_fuse_arg(args, "-o%s", o->fuse_options);
 	if (!err && o->debug)
@@ -329,7 +351,7 @@ static int serve(struct mount *m, const char *mountpoint, char *message, size_t 
 {
 	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
 	struct fuse_lowlevel_ops operations = kelpfs_operations;
-	int err = fuse_arguments(m->options, &args);
+	int err = fuse_arguments(m, &args);
 
 	if (err)
 		goto free_args;
@@ -382,6 +404,8 @@ int mount_run(const struct options *o, void (*on_ready)(void *arg), void *arg, c
 		.options = o,
 		.start_s = (int64_t)time(NULL),
 		.splice = o->splice == TRI_ON,
+		.max_read_bytes = o->splice == TRI_ON ? splicable_bytes(o->max_read_bytes)
+						      : o->max_read_bytes,
 		.on_ready = session_ready,
 	};
 	struct ready ready = {

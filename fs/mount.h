@@ -50,6 +50,7 @@ struct mount {
 	struct fuse_session *session;
 	struct mount_status *status; /* NULL: not wanted */
 	bool splice;
+	uint64_t max_read_bytes; /* in effect: the option's, or less for splice */
 	int64_t start_s; /* CLOCK_REALTIME */
 
 	struct mount_counters counters;

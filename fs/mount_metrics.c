@@ -56,7 +56,7 @@ static void take_snapshot(struct mount *m, struct snapshot *s)
 		.read_bytes = atomic_load_explicit(&c->read_bytes, memory_order_relaxed),
 		.read_errors = atomic_load_explicit(&c->read_errors, memory_order_relaxed),
 		.fuse = {
-			.max_read_bytes = m->options->max_read_bytes,
+			.max_read_bytes = m->max_read_bytes,
 			.max_background = m->options->max_background,
 			.readahead_bytes = atomic_load(&m->readahead_kb) * KIB,
 			.threads = m->options->threads,

@@ -95,7 +95,7 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	/* Requests are never spliced in: they are small. */
 	conn->want &= ~(unsigned)FUSE_CAP_SPLICE_READ;
 	conn->want |= want & conn->capable;
-	conn->max_read = (unsigned)m->options->max_read_bytes;
+	conn->max_read = (unsigned)m->max_read_bytes;
 	conn->max_readahead = UINT_MAX; /* the kernel takes the less of this and its own */
 	conn->max_background = m->options->max_background;
 	conn->congestion_threshold = m->options->max_background * 3 / 4;
