@@ -11,6 +11,7 @@ Environment:
 import itertools
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -20,10 +21,12 @@ import pytest
 import corpus as corpus_module
 import mounts
 import weed
+import wire
 
 _running = []  # processes whose log is shown when a test fails
 _log_sizes = {}  # when the test began
 LOG_LINES = 40
+LARGE_COUNT = 100_000
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -142,6 +145,17 @@ def weed_mount(cluster, work_dir):
 def corpus(cluster, weed_mount, work_dir):
     """corpus(door): the files that were written through that door (see corpus.py)."""
     return corpus_module.Corpus(cluster, weed_mount.path, work_dir)
+
+
+@pytest.fixture(scope="session")
+def large(cluster, work_dir):
+    """The names in /large, a directory of 100,000 files; each is a second younger than the one before."""
+    names = [f"file{i:06d}" for i in range(LARGE_COUNT)]
+    entries = [("/", wire.entry("large", stat.S_IFDIR | 0o755))]
+    entries += [("/large", wire.entry(name, stat.S_IFREG | 0o644, mtime=1700000000 + i))
+                for i, name in enumerate(names)]
+    wire.load_entries(cluster, work_dir, entries)
+    return names
 
 
 def _end_all(made):

@@ -11,21 +11,10 @@ import pytest
 import mounts
 import weed
 import wire
+from cluster_fixtures import LARGE_COUNT as COUNT
 
-COUNT = 100_000
 SLAB_MIB = 8
 MIB_KIB = 1024
-
-
-@pytest.fixture(scope="module")
-def large(cluster, work_dir):
-    """A directory of 100,000 files."""
-    names = [f"file{i:06d}" for i in range(COUNT)]
-    entries = [("/", wire.entry("large", stat.S_IFDIR | 0o755))]
-    entries += [("/large", wire.entry(name, stat.S_IFREG | 0o644, mtime=1700000000 + i))
-                for i, name in enumerate(names)]
-    wire.load_entries(cluster, work_dir, entries)
-    return names
 
 
 @pytest.fixture(scope="module")
