@@ -30,8 +30,11 @@
 #define HTTP_SERVER_ERROR 500
 #define HTTP_UNAVAILABLE 503
 
+/* Protected by the locator's lock, but for what fetches count. */
 struct server_node {
 	struct server server;
+	bool named; /* by a master */
+	int64_t asked_for_ms;
 	UT_hash_handle hh; /* by server.url; protected by the locator's lock */
 };
 
@@ -68,7 +71,7 @@ struct locator {
 
 	pthread_mutex_t lock;
 	pthread_cond_t answered; /* some request ended */
-	struct server_node *servers; /* protected by lock; nodes are never freed before the end */
+	struct server_node *servers; /* protected by lock */
 	size_t n_servers;
 	struct volume *volumes; /* protected by lock; in order of insertion */
 	size_t n_volumes;
@@ -195,8 +198,11 @@ static struct location_set *set_get(struct location_set *s)
 
 void location_set_put(struct location_set *s)
 {
-	if (s && atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) == 1)
-		free(s);
+	if (!s || atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1)
+		return;
+	for (size_t i = 0; i < s->n; i++)
+		atomic_fetch_sub_explicit(&s->servers[i]->sets, 1, memory_order_release);
+	free(s);
 }
 
 static bool set_has(const struct location_set *s, const struct server *server)
@@ -228,14 +234,16 @@ static struct location_set *set_new(struct server *const *servers, size_t n)
 		return NULL;
 	atomic_init(&s->refs, 1);
 	s->n = n;
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < n; i++) {
 		s->servers[i] = servers[i];
+		atomic_fetch_add_explicit(&servers[i]->sets, 1, memory_order_relaxed);
+	}
 	return s;
 }
 
 /* --- servers --- */
 
-/* Both with the lock held. */
+/* All with the lock held. */
 static struct server_node *server_find(struct locator *l, const char *url)
 {
 	struct server_node *node;
@@ -254,38 +262,78 @@ static bool server_add(struct locator *l, struct server_node *node)
 	return true;
 }
 
-/* The one struct for that address, or NULL for want of memory or beyond LOCATE_SERVERS_MAX. */
-static struct server *server_intern(struct locator *l, const struct endpoint *addr)
+/* Makes room for one more. */
+static bool server_evict(struct locator *l)
+{
+	struct server_node *oldest = NULL;
+
+	for (struct server_node *node = l->servers; node; node = node->hh.next) {
+		if (node->named ||
+		    atomic_load_explicit(&node->server.sets, memory_order_acquire) > 0)
+			continue;
+		if (!oldest || node->asked_for_ms < oldest->asked_for_ms)
+			oldest = node;
+	}
+	if (!oldest)
+		return false;
+	HASH_DEL(l->servers, oldest);
+	l->n_servers--;
+	server_free(oldest);
+	return true;
+}
+
+/* The one node for that address. */
+static int server_intern(struct locator *l, const struct endpoint *addr, struct server_node **ret)
 {
 	char url[ENDPOINT_STR_MAX];
-	LOCK_SCOPE(&l->lock);
 
 	endpoint_url(addr, url);
 	struct server_node *node = server_find(l, url);
-	if (node)
-		return &node->server;
-	if (l->n_servers >= LOCATE_SERVERS_MAX)
-		return NULL;
+	if (node) {
+		node->asked_for_ms = now_ms();
+		*ret = node;
+		return 0;
+	}
+	if (l->n_servers >= LOCATE_SERVERS_MAX && !server_evict(l))
+		return -EBUSY;
 	node = calloc(1, sizeof(*node));
 	if (!node)
-		return NULL;
+		return -ENOMEM;
+	node->asked_for_ms = now_ms();
 	node->server.addr = *addr;
 	memcpy(node->server.url, url, sizeof(url));
 	if (!server_add(l, node)) {
 		free(node);
-		return NULL;
+		return -ENOMEM;
 	}
 	breaker_init(&node->server.http);
 	breaker_init(&node->server.agent);
 	breaker_init(&node->server.rdma);
+	*ret = node;
+	return 0;
+}
+
+/* NULL: no memory, or too many. */
+static struct server *server_named(struct locator *l, const struct endpoint *addr)
+{
+	struct server_node *node;
+	LOCK_SCOPE(&l->lock);
+
+	if (server_intern(l, addr, &node))
+		return NULL;
+	node->named = true;
 	return &node->server;
 }
 
 int locate_server(struct locator *l, const struct endpoint *addr, struct location_set **ret)
 {
-	struct server *server = server_intern(l, addr);
-	struct location_set *set = server ? set_new(&server, 1) : NULL;
+	struct server_node *node;
+	LOCK_SCOPE(&l->lock);
 
+	int err = server_intern(l, addr, &node);
+	if (err)
+		return err;
+	struct location_set *set = set_new(&(struct server *){ &node->server }, 1);
 	if (!set)
 		return -ENOMEM;
 	*ret = set;
@@ -330,7 +378,7 @@ static int set_from_rows(struct locator *l, const cJSON *rows, struct location_s
 		if (!url || endpoint_parse(url, strlen(url), VOLUME_SERVER_PORT, &addr) < 0)
 			continue;
 		addr.https = l->volumes_https;
-		struct server *server = server_intern(l, &addr);
+		struct server *server = server_named(l, &addr);
 		while (i < n && servers[i] != server)
 			i++;
 		if (server && i == n && n < LOCATE_REPLICAS_MAX)

@@ -16,7 +16,8 @@
 struct http_pool;
 struct token_source;
 
-/* One volume server, interned by address; lives as long as the locator. */
+/* One volume server, interned by address. One that a master has named lives as long as the locator, any
+ * other as long as a set has it, and beyond that until its place is needed. */
 struct server {
 	struct endpoint addr; /* immutable */
 	char url[ENDPOINT_STR_MAX]; /* immutable */
@@ -24,6 +25,7 @@ struct server {
 	struct breaker agent; /* of the agent beside it */
 	struct breaker rdma; /* of that over RDMA */
 	atomic_uint_fast64_t reads, failures, bytes;
+	atomic_uint sets; /* that have it; the locator's own */
 };
 
 /* Replicas of one volume. Immutable, reference-counted. n == 0: the master knows none. */
@@ -65,15 +67,17 @@ int locate_volume(struct locator *l, uint32_t volume_id, bool refresh, struct de
 		  struct location_set **ret);
 void location_set_put(struct location_set *s);
 
-/* A set of that one server, whatever the masters say. Returns 0 or -ENOMEM (also where there are
- * LOCATE_SERVERS_MAX others). */
+/* A set of that one server, whatever the masters say. Where there are LOCATE_SERVERS_MAX, it takes the place
+ * of the one that no master has named, no set has, and nobody has asked for the longest. Returns 0, -ENOMEM, or
+ * -EBUSY: there is none such. */
 int locate_server(struct locator *l, const struct endpoint *addr, struct location_set **ret);
 
 /* A volume read token for one fid from the master (`/dir/lookup?fileId=&read=yes`). */
 int locate_read_token(struct locator *l, const struct fid *fid, struct deadline d, char *buf,
 		      size_t buf_bytes);
 
-/* Calls cb for each known server (statistics); the callback must not call back into the locator. */
+/* Calls cb for each known server (statistics); the callback must not call back into the locator. Those that
+ * no master has named may be gone afterwards. */
 void locator_each_server(struct locator *l, void (*cb)(void *arg, struct server *s), void *arg);
 
 #endif

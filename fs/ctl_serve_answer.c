@@ -77,7 +77,7 @@ static void refuse_read(struct serve *s, struct httpd_request *r, int err)
 		{ -ENOENT, HTTP_NOT_FOUND, "no such needle" },
 		{ -ERANGE, HTTP_RANGE, "the needle ends before that range" },
 		{ -EFBIG, HTTP_TOO_LARGE, "stored compressed, and larger than is decoded here" },
-		{ -EBUSY, HTTP_BUSY, "no memory for it now" },
+		{ -EBUSY, HTTP_BUSY, "no memory, or no place among the servers, for it now" },
 		{ -ENOMEM, HTTP_UNAVAILABLE, "no memory" },
 		{ -ETIMEDOUT, HTTP_GATEWAY_TIMEOUT, "the cluster gave no answer in time" },
 		{ -EACCES, HTTP_BAD_GATEWAY, "the cluster wants a token that is not known here" },

@@ -69,7 +69,7 @@ static bool agent_is_up(const struct serve *s)
 
 struct servers {
 	unsigned known, resting;
-	const struct server *asked[PROBES_MAX]; /* of those at rest */
+	char asked[PROBES_MAX][ENDPOINT_STR_MAX]; /* of those at rest */
 	unsigned n_asked;
 };
 
@@ -82,14 +82,14 @@ static void note_server(void *arg, struct server *server)
 		return;
 	all->resting++;
 	if (all->n_asked < PROBES_MAX)
-		all->asked[all->n_asked++] = server;
+		memcpy(all->asked[all->n_asked++], server->url, sizeof(server->url));
 }
 
 /* A server at rest is asked whether it is back: who waits for that before it sends reads would wait for ever. */
 static void ask_resting(struct serve *s, struct servers *all)
 {
 	for (unsigned i = 0; i < all->n_asked; i++)
-		all->resting -= volume_status_answers(s->cluster.http, all->asked[i]->url,
+		all->resting -= volume_status_answers(s->cluster.http, all->asked[i],
 						      deadline_in_ms(PROBE_MS));
 }
 

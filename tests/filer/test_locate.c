@@ -566,6 +566,56 @@ static void count_server(void *arg, struct server *s)
 	++*(int *)arg;
 }
 
+static int name_server(struct world *w, unsigned i, struct location_set **ret)
+{
+	struct endpoint e = { .port = 8080 };
+
+	snprintf(e.host, sizeof(e.host), "10.1.%u.%u", i / 256, i % 256);
+	return locate_server(w->locator, &e, ret);
+}
+
+static void test_servers_that_nobody_uses_make_room_for_others(void **state)
+{
+	struct world *w = *state;
+	struct location_set *used, *set;
+	int n = 0;
+
+	add_steady_master(w, 200, ONE_SERVER);
+	start(w);
+	struct location_set *named = found(w, 7, false);
+	const struct server *server = named->servers[0];
+	location_set_put(named);
+	assert_int_equal(name_server(w, 0, &used), 0);
+	for (unsigned i = 1; i < LOCATE_SERVERS_MAX + 200; i++) {
+		assert_int_equal(name_server(w, i, &set), 0);
+		location_set_put(set);
+	}
+	locator_each_server(w->locator, count_server, &n);
+	assert_int_equal(n, LOCATE_SERVERS_MAX);
+	assert_string_equal(used->servers[0]->url, "http://10.1.0.0:8080");
+	location_set_put(used);
+	named = found(w, 7, false);
+	assert_ptr_equal(named->servers[0], server);
+	assert_string_equal(server->url, "http://10.0.0.1:8080");
+	location_set_put(named);
+}
+
+static void test_more_servers_than_there_is_room_for_are_refused_while_they_are_used(void **state)
+{
+	static struct location_set *sets[LOCATE_SERVERS_MAX];
+	struct world *w = *state;
+	struct location_set *set;
+
+	start(w);
+	for (unsigned i = 0; i < LOCATE_SERVERS_MAX; i++)
+		assert_int_equal(name_server(w, i, &sets[i]), 0);
+	assert_int_equal(name_server(w, LOCATE_SERVERS_MAX, &set), -EBUSY);
+	for (unsigned i = 0; i < LOCATE_SERVERS_MAX; i++)
+		location_set_put(sets[i]);
+	assert_int_equal(name_server(w, LOCATE_SERVERS_MAX, &set), 0);
+	location_set_put(set);
+}
+
 static void test_every_server_is_shown_once(void **state)
 {
 	struct world *w = *state;
@@ -614,6 +664,8 @@ int main(void)
 		TEST(test_who_waits_keeps_to_its_own_deadline),
 		TEST(test_token_comes_from_the_header),
 		TEST(test_master_without_tokens_is_no_access),
+		TEST(test_servers_that_nobody_uses_make_room_for_others),
+		TEST(test_more_servers_than_there_is_room_for_are_refused_while_they_are_used),
 		TEST(test_every_server_is_shown_once),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
