@@ -213,6 +213,15 @@ static int on_progress(void *arg, curl_off_t dl_total, curl_off_t dl_now, curl_o
 
 /* ---- Handles ---- */
 
+/* The duplicate goes with the request: it would keep the connection open that libcurl closes. */
+static void cancel_detach(struct http_cancel *c)
+{
+	LOCK_SCOPE(&c->lock);
+	if (c->fd >= 0)
+		close(c->fd);
+	c->fd = -1;
+}
+
 /* Connections may be tried side by side; the last is the most likely to be used, and the progress
  * callback ends the others within a second. */
 static int on_socket(void *arg, curl_socket_t fd, curlsocktype purpose)
@@ -412,8 +421,6 @@ int http_cancel_init(struct http_cancel *c)
 
 void http_cancel_destroy(struct http_cancel *c)
 {
-	if (c->fd >= 0)
-		close(c->fd);
 	pthread_mutex_destroy(&c->lock);
 }
 
@@ -635,8 +642,11 @@ int http_perform(struct http_pool *p, const struct http_request *r, struct http_
 		 * replaced by libcurl itself; as a handle keeps one connection, that is once. */
 		CURLcode code = curl_easy_perform(h->curl);
 		err = h->result ? h->result : errno_of_curl(h, code);
-		if (r->cancel && is_cancelled(r->cancel))
-			err = -ECANCELED;
+		if (r->cancel) {
+			cancel_detach(r->cancel);
+			if (is_cancelled(r->cancel))
+				err = -ECANCELED;
+		}
 		curl_easy_getinfo(h->curl, CURLINFO_NUM_CONNECTS, &connections);
 	}
 	if (!err)

@@ -41,12 +41,13 @@ void http_pool_free(struct http_pool *p);
 /* Lets another thread end a request that may take for ever. One request at a time. */
 struct http_cancel {
 	pthread_mutex_t lock; /* protects both below; innermost */
-	int fd; /* a duplicate of the connection's; -1: none */
+	int fd; /* a duplicate of the connection's; -1: no request is under way */
 	bool cancelled;
 };
 int http_cancel_init(struct http_cancel *c);
 void http_cancel_destroy(struct http_cancel *c);
-/* Ends the request under way, and those to come, with -ECANCELED. */
+/* Ends the request under way, and those to come, with -ECANCELED: at once, or within a second where the
+ * request is on a connection that was there before it. */
 void http_cancel(struct http_cancel *c);
 
 struct http_request {

@@ -918,6 +918,54 @@ static int get_from(struct fixture *f, const struct sockaddr_in *addr)
 	return perform(f, (struct http_request){ .url = url });
 }
 
+struct stream_server {
+	int fd; /* listens */
+	ssize_t after; /* what reading gives behind the request; 0: the client has closed */
+};
+
+/* Says something that does not end, and waits for the client to go. */
+static void *serve_stream(void *arg)
+{
+	static const char answer[] = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello";
+	const struct timeval patience = { .tv_sec = DEADLINE_MS / 1000 };
+	struct stream_server *s = arg;
+	char request[4096];
+	int fd = accept(s->fd, NULL, NULL);
+
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	if (recv(fd, request, sizeof(request), 0) > 0 &&
+	    send(fd, answer, sizeof(answer) - 1, MSG_NOSIGNAL) > 0)
+		s->after = recv(fd, request, sizeof(request), 0);
+	close(fd);
+	return NULL;
+}
+
+static void a_request_that_could_be_cancelled_leaves_no_connection_behind(void **state)
+{
+	struct stream_server server = { .after = -1 };
+	struct http_cancel cancel;
+	struct sockaddr_in addr;
+	char url[URL_BYTES];
+	struct fixture f;
+	pthread_t thread;
+
+	(void)state;
+	server.fd = listen_on(&addr);
+	assert_int_equal(listen(server.fd, 1), 0);
+	assert_int_equal(pthread_create(&thread, NULL, serve_stream, &server), 0);
+	assert_int_equal(http_cancel_init(&cancel), 0);
+	start_pool(&f, &(struct http_config){ 0 });
+	f.body_result = -ENODATA;
+	snprintf(url, sizeof(url), "http://127.0.0.1:%u/", ntohs(addr.sin_port));
+	assert_int_equal(perform(&f, (struct http_request){ .url = url, .cancel = &cancel }),
+			 -ENODATA);
+	pthread_join(thread, NULL);
+	assert_int_equal(server.after, 0);
+	http_cancel_destroy(&cancel);
+	stop(&f);
+	close(server.fd);
+}
+
 static void a_port_where_nobody_listens_refuses(void **state)
 {
 	struct sockaddr_in addr;
@@ -1038,6 +1086,7 @@ int main(void)
 		cmocka_unit_test(a_slow_server_that_makes_progress_does_not_stall),
 		cmocka_unit_test(the_deadline_ends_a_request),
 		cmocka_unit_test(nothing_is_sent_after_the_deadline),
+		cmocka_unit_test(a_request_that_could_be_cancelled_leaves_no_connection_behind),
 		cmocka_unit_test(a_port_where_nobody_listens_refuses),
 		cmocka_unit_test(a_host_that_drops_connections_times_out),
 		cmocka_unit_test(a_body_grows_up_to_its_limit),
