@@ -28,7 +28,7 @@ import workloads as how  # noqa: E402
 KIB = 1 << 10
 BLOCK_BYTES = 4 * KIB  # of a random read
 RUNTIME_S = 1  # of each measurement of random reads
-SLAB_DEFAULT_BYTES = 256 << 20
+STRAY_BYTES = 8 << 20  # what servers may say of other things while all data is in the slab
 CLEARLY = 1.03  # what is less is not called better than the default
 
 
@@ -170,11 +170,16 @@ def measure(bench, name, setting, figures):
         if lever.contender == "kelpfs-warm":
             how.warm_up(bench, mount, bench.trees["seq"].count)
         elif lever.contender == "kelpfs":
-            how.await_slab(mount, SLAB_DEFAULT_BYTES)
+            how.await_slab(mount, how.SLAB_DEFAULT_BYTES)
         for work in lever.works:
             if work != lever.works[0]:
                 how.forget(bench, mount)
-            figures.add(name, setting, work, how.run_on(bench, mount, WORKS[work].run))
+            sent_bytes = bench.server_bytes()
+            values = how.run_on(bench, mount, WORKS[work].run)
+            values["server_bytes"] = bench.server_bytes() - sent_bytes
+            if lever.contender == "kelpfs-warm" and values["server_bytes"] > STRAY_BYTES:
+                raise RuntimeError(f"{values['server_bytes']} bytes came from the servers, not from the slab")
+            figures.add(name, setting, work, values)
 
 
 def measure_round(bench, number, chosen, figures):
@@ -266,24 +271,24 @@ def print_lever(figures, name):
     print_markdown(lines)
     found = list(better(figures, name))
     if found:
-        print(f"\nin every round better than the default: {'; '.join(found)}")
+        print(f"\nIn every round better than the default: {'; '.join(found)}.")
 
 
 def print_all(options, figures, chosen, rounds):
     facts = report.facts_of_run()
-    print(f"medians of {rounds} rounds, {facts['machine']['cpus']} CPUs, Linux {facts['machine']['kernel']}, libfuse "
-          + ".".join(map(str, libfuse_version())) + f", kelpfs {facts['versions']['commit']}, {facts['when']}")
+    print(f"Medians of {rounds} rounds, {facts['machine']['cpus']} CPUs, Linux {facts['machine']['kernel']}, libfuse "
+          + ".".join(map(str, libfuse_version())) + f", kelpfs {facts['versions']['commit']}, {facts['when']}.")
     if rounds < options.rounds:
-        print(f"no more than {rounds} of {options.rounds} rounds were begun: there were {options.minutes} minutes "
-              "(--minutes)")
-    print("ratio: against the default, which is bold; CPU: of the mount's process + of the reader")
+        print(f"No more than {rounds} of {options.rounds} rounds were begun: there were {options.minutes:g} minutes "
+              "(`--minutes`).")
+    print("Ratio: against the default, which is bold. CPU: of the mount's process + of the reader.")
     for name in chosen:
         print_lever(figures, name)
     print()
     for line in missing():
         print(f"- {line}")
     if figures.others_share() > report.OTHERS_SHARE_MAX:
-        print(report.beware(figures.others_share()))
+        print(f"\n{report.beware(figures.others_share())}")
 
 
 def parse_arguments():
@@ -296,7 +301,10 @@ def parse_arguments():
                         help="begin no round that would end later (default %(default)s)")
     parser.add_argument("--json", metavar="FILE", type=Path, default=mounts.REPO / "build/bench/levers.json",
                         help="where all figures go (default build/bench/levers.json)")
+    parser.add_argument("--docs", action="store_true", help="put what is printed into docs/performance.md")
     options = parser.parse_args()
+    if options.docs and options.only:
+        parser.error("--docs is for a run of all levers")
     options.rounds = options.rounds or (1 if options.quick else 3)
     options.runtime_s = RUNTIME_S
     # what a Bench goes by besides
@@ -311,7 +319,10 @@ def main():
         sys.exit(f"levers: --only {options.only} matches none of {', '.join(LEVERS)}")
     figures = Figures()
     rounds = measure_all(options, chosen, figures)
-    print_all(options, figures, chosen, rounds)
+    text = report.printed_by(print_all, options, figures, chosen, rounds)
+    print(text, end="")
+    if options.docs:
+        report.put_into_docs("scripts/levers", text)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps({**report.facts_of_run(), "rounds": rounds, "not_measured": list(missing()),
                                         "measurements": figures.rounds, "failures": figures.failures}, indent=1))

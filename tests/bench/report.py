@@ -1,5 +1,7 @@
 """What is shown: rows of figures with their targets, as a table, as JSON and as a chart."""
 
+import contextlib
+import io
 import os
 import platform
 import statistics
@@ -188,6 +190,21 @@ def facts_of_run():
             "fio": version("fio", "--version"),
         },
     }
+
+
+def printed_by(function, *arguments):
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        function(*arguments)
+    return text.getvalue()
+
+
+def put_into_docs(command, text):
+    """Puts it where docs/performance.md has what the command printed the last time."""
+    page = mounts.REPO / "docs/performance.md"
+    begin, end = f"<!-- {command}: begin -->\n", f"<!-- {command}: end -->\n"
+    before, rest = page.read_text().split(begin)
+    page.write_text(f"{before}{begin}\n{text.strip()}\n\n{end}{rest.split(end)[1]}")
 
 
 def as_json(options, data, wanted_rows, contenders, results):

@@ -22,6 +22,7 @@ MIB = 1 << 20
 GIB = 1 << 30
 WORKLOAD_TIMEOUT_S = 600
 SETTLE_S = 0.3  # between a mount and its measurement
+SLAB_DEFAULT_BYTES = 256 << 20
 
 
 def run(command, work_dir, env=None):
