@@ -395,13 +395,14 @@ static void reap_idle(struct client *c, struct agent *a, int64_t idle_ms)
 	for (;;) {
 		pthread_mutex_lock(&a->lock);
 		struct pooled *p = next_stale(a, now, idle_ms);
-		if (p)
+		if (p) {
 			pool_remove(a, p);
+			count(&c->reaped); /* before anybody can see that it is gone */
+		}
 		pthread_mutex_unlock(&a->lock);
 		if (!p)
 			return;
 		pooled_close(p, WIRE_IDLE);
-		count(&c->reaped);
 	}
 }
 
