@@ -11,9 +11,12 @@
 #include "filer/base/base.h"
 #include "fs/workers.h"
 
+#define PATIENCE_MS 30000
+
 struct task {
 	struct work work; /* first */
-	int ms;
+	atomic_bool held; /* it does not end meanwhile */
+	atomic_bool begun;
 	atomic_int *clock; /* counts tasks as they are done */
 	int done_at; /* 0: not done */
 };
@@ -22,15 +25,38 @@ static void task_run(struct work *w)
 {
 	struct task *t = (struct task *)w;
 
-	sleep_ms(t->ms, deadline_in_ms(10000));
+	atomic_store(&t->begun, true);
+	while (atomic_load(&t->held))
+		sleep_ms(1, deadline_in_ms(1));
 	t->done_at = atomic_fetch_add(t->clock, 1) + 1;
 }
 
-static struct task task(atomic_int *clock, int ms)
+static struct task task(atomic_int *clock)
 {
-	return (struct task){ .work = { .run = task_run, .joinable = true },
-			      .ms = ms,
-			      .clock = clock };
+	return (struct task){ .work = { .run = task_run, .joinable = true }, .clock = clock };
+}
+
+static void await_begun(struct task *t)
+{
+	struct deadline d = deadline_in_ms(PATIENCE_MS);
+
+	while (!atomic_load(&t->begun)) {
+		assert_false(deadline_passed(d));
+		sleep_ms(1, d);
+	}
+}
+
+/* It keeps its thread until it is let go. */
+static void push_held(struct workers *w, struct task *t)
+{
+	atomic_store(&t->held, true);
+	assert_true(workers_push(w, &t->work, false));
+	await_begun(t);
+}
+
+static void let_go(struct task *t)
+{
+	atomic_store(&t->held, false);
 }
 
 static struct workers *new_workers(unsigned threads, unsigned queue_max)
@@ -55,7 +81,7 @@ static void nothing_can_be_pushed_without_threads(void **state)
 {
 	struct workers *w = new_workers(0, 10);
 	atomic_int clock = 0;
-	struct task t = task(&clock, 0);
+	struct task t = task(&clock);
 
 	(void)state;
 	assert_false(workers_push(w, &t.work, false));
@@ -70,14 +96,12 @@ static void a_full_queue_refuses_at_once(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(t); i++)
-		t[i] = task(&clock, 200);
-	assert_true(workers_push(w, &t[0].work, false));
-	sleep_ms(50, deadline_in_ms(1000)); /* the thread takes it */
+		t[i] = task(&clock);
+	push_held(w, &t[0]);
 	assert_true(workers_push(w, &t[1].work, false));
 	assert_true(workers_push(w, &t[2].work, false));
-	int64_t start = now_ms();
-	assert_false(workers_push(w, &t[3].work, true));
-	assert_true(now_ms() - start < 100);
+	assert_false(workers_push(w, &t[3].work, true)); /* who waited would wait for ever */
+	let_go(&t[0]);
 	workers_free(w);
 	assert_int_equal(clock, 3); /* what was accepted was run */
 }
@@ -86,13 +110,13 @@ static void urgent_work_goes_ahead(void **state)
 {
 	struct workers *w = new_workers(1, 10);
 	atomic_int clock = 0;
-	struct task first = task(&clock, 100), later = task(&clock, 0), urgent = task(&clock, 0);
+	struct task first = task(&clock), later = task(&clock), urgent = task(&clock);
 
 	(void)state;
-	assert_true(workers_push(w, &first.work, false));
-	sleep_ms(50, deadline_in_ms(1000));
+	push_held(w, &first);
 	assert_true(workers_push(w, &later.work, false));
 	assert_true(workers_push(w, &urgent.work, true));
+	let_go(&first);
 	workers_free(w);
 	assert_int_equal(urgent.done_at, 2);
 	assert_int_equal(later.done_at, 3);
@@ -102,14 +126,14 @@ static void retracted_work_is_either_not_begun_or_done(void **state)
 {
 	struct workers *w = new_workers(1, 10);
 	atomic_int clock = 0;
-	struct task running = task(&clock, 150), queued = task(&clock, 0);
+	struct task running = task(&clock), queued = task(&clock);
 
 	(void)state;
-	assert_true(workers_push(w, &running.work, false));
+	push_held(w, &running);
 	assert_true(workers_push(w, &queued.work, false));
-	sleep_ms(50, deadline_in_ms(1000));
 	workers_retract(w, &queued.work);
 	assert_int_equal(clock, 0);
+	let_go(&running);
 	workers_retract(w, &running.work);
 	assert_int_equal(running.done_at, 1);
 	workers_free(w);
@@ -120,7 +144,7 @@ static void retracting_what_was_never_pushed_does_nothing(void **state)
 {
 	struct workers *w = new_workers(1, 10);
 	atomic_int clock = 0;
-	struct task t = task(&clock, 0);
+	struct task t = task(&clock);
 
 	(void)state;
 	workers_retract(w, &t.work);
