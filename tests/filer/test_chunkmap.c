@@ -318,13 +318,21 @@ static void any_list_with_equal_times_shows_what_the_filer_shows(void **state)
 	}
 }
 
+static int64_t cpu_ms(void)
+{
+	struct timespec ts;
+
+	assert_int_equal(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts), 0);
+	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
 /* Each chunk contains the next, which is newer: none can be forgotten before the middle. */
 static void a_million_nested_chunks_take_seconds_at_most(void **state)
 {
 	(void)state;
 	enum { N = 1000000 };
 	struct chunk *c = calloc(N, sizeof(*c));
-	int64_t started_ms = now_ms();
+	int64_t started_ms = cpu_ms();
 
 	assert_non_null(c);
 	for (uint64_t i = 0; i < N; i++)
@@ -332,7 +340,7 @@ static void a_million_nested_chunks_take_seconds_at_most(void **state)
 	struct chunkmap *m = build(INT64_MAX, c, N);
 
 	assert_int_equal(m->n_extents, (size_t)2 * N - 1);
-	assert_true(now_ms() - started_ms < 20000); /* 1 s, but there are sanitizers */
+	assert_true(cpu_ms() - started_ms < 20000); /* 1 s, but there are sanitizers */
 	chunkmap_free(m);
 	free(c);
 }
