@@ -17,9 +17,9 @@
 #include "filer/range.h"
 #include "tests/support/stage.h"
 
-#define BUDGET_MS 5000
-#define STALL_MS 800
-#define LATE_MS 500
+#define BUDGET_MS 10000
+#define STALL_MS 1500
+#define LATE_MS 3000 /* of a busy machine */
 #define IDLE_MAX_MS 1000
 #define CANARY 0x5a
 #define RANGE_5_9 "Content-Range: bytes 5-9/20\r\n"
@@ -42,7 +42,7 @@ struct world {
 
 static int make(void **state)
 {
-	static const struct http_config cfg = { .connect_timeout_ms = 500,
+	static const struct http_config cfg = { .connect_timeout_ms = STALL_MS,
 						.stall_timeout_ms = STALL_MS,
 						.idle_max_ms = IDLE_MAX_MS,
 						.handles_max = 2 };
@@ -310,7 +310,7 @@ static void test_bytes_that_nobody_asked_for_are_no_answer(void **state)
 		  SEND("HTTP/1.1 206 X\r\nContent-Length: 5\r\n" RANGE_5_9 "\r\nwrong"), AGAIN() });
 
 	assert_good(w);
-	sleep_ms(100, deadline_in_ms(BUDGET_MS));
+	sleep_ms(IDLE_MAX_MS * 3 / 4, deadline_in_ms(BUDGET_MS));
 	assert_good(w);
 	assert_int_equal(scripted_server_connections(s), 2);
 }
@@ -458,7 +458,12 @@ static void test_silence_after_a_fast_start_stalls(void **state)
 static void test_deadline_ends_a_request_sooner(void **state)
 {
 	struct world *w = *state;
+	const struct http_config patient = { .stall_timeout_ms = 4 * LATE_MS };
 
+	range_pool_free(w->ranges);
+	http_pool_free(w->http);
+	assert_int_equal(http_pool_new(&patient, &w->http), 0);
+	assert_int_equal(range_pool_new(w->http, &w->ranges), 0);
 	SERVE(w, { RECEIVE(), HANG(), CLOSE() });
 	w->budget_ms = 40;
 	assert_times_out(w, 40);

@@ -17,9 +17,10 @@
 #include "rdma/client.h"
 #include "tests/support/scripted_agent.h"
 
-#define BUDGET_MS 5000
-#define CONNECT_MS 300
-#define ANSWER_MS 300
+#define BUDGET_MS 10000
+#define CONNECT_MS 1500
+#define ANSWER_MS 1500
+#define LATE_MS 3000 /* of a busy machine */
 #define ABSENT_MS 200
 #define NEEDLE_BYTES (100 * KIB)
 #define THREADS 8
@@ -262,7 +263,7 @@ static void a_missing_agent_costs_nothing_after_the_first_try(void **state)
 	int64_t begun = now_ms();
 	for (int i = 0; i < 1000; i++)
 		assert_int_equal(read_range(w, 0, 10), -EOPNOTSUPP);
-	assert_in_range(now_ms() - begun, 0, 500);
+	assert_in_range(now_ms() - begun, 0, LATE_MS);
 	assert_int_equal(stats_of(w).connect_failures, 1);
 }
 
@@ -273,11 +274,11 @@ static void a_silent_agent_holds_up_only_the_first_read(void **state)
 
 	script.fault = AGENT_HELLO_STALLS;
 	start(w, &script);
-	assert_in_range(timed_read(w, -EOPNOTSUPP), 0, CONNECT_MS + 500);
+	assert_in_range(timed_read(w, -EOPNOTSUPP), 0, CONNECT_MS + LATE_MS);
 	sleep_ms(CONNECT_MS + 2 * ABSENT_MS, deadline_in_ms(BUDGET_MS));
 	/* Now it is tried again, but nobody waits for that. */
-	assert_in_range(timed_read(w, -EOPNOTSUPP), 0, CONNECT_MS / 2);
-	assert_in_range(timed_read(w, -EOPNOTSUPP), 0, CONNECT_MS / 2);
+	assert_in_range(timed_read(w, -EOPNOTSUPP), 0, CONNECT_MS * 2 / 3);
+	assert_in_range(timed_read(w, -EOPNOTSUPP), 0, CONNECT_MS * 2 / 3);
 	assert_in_range(scripted_agent_connections(w->agent), 1, 2);
 }
 
@@ -322,6 +323,7 @@ static void says_clearly_that_an_agent_is_exhausted(void **state)
 
 	script.fault = AGENT_HELLO_REFUSED;
 	script.hello_status = WIRE_EXHAUSTED;
+	w->cfg.absent_min_ms = 60000;
 	start(w, &script);
 	assert_int_equal(read_range(w, 0, 1), -EBUSY);
 	assert_int_equal(client_read(w->client, &w->server.addr, &e, 1, deadline_in_ms(BUDGET_MS)),
@@ -413,7 +415,7 @@ static void an_agent_that_hangs_is_given_up_in_time(void **state)
 	start(w, &good);
 	assert_int_equal(read_range(w, 0, 4096), 0);
 	scripted_agent_set_fault(w->agent, AGENT_STALLS);
-	assert_in_range(timed_read(w, -ETIMEDOUT), ANSWER_MS, ANSWER_MS + 1000);
+	assert_in_range(timed_read(w, -ETIMEDOUT), ANSWER_MS, ANSWER_MS + LATE_MS);
 	scripted_agent_set_fault(w->agent, AGENT_GOOD);
 	assert_int_equal(read_range(w, 0, 4096), 0);
 }
@@ -523,7 +525,6 @@ static void closes_what_has_been_idle(void **state)
 	w->cfg.reap_ms = 20;
 	start(w, &good);
 	assert_int_equal(read_range(w, 0, 10), 0);
-	assert_int_equal(stats_of(w).connections, 1);
 	await_connections(w, 0);
 	assert_int_equal(stats_of(w).reaped, 1);
 	assert_int_equal(read_range(w, 0, 10), 0);

@@ -15,10 +15,11 @@
 #include "rdma/session.h"
 #include "tests/support/scripted_agent.h"
 
-#define BUDGET_MS 5000
+#define BUDGET_MS 10000
 #define SHORT_MS 300
-#define STALL_MS 200
-#define ANSWER_MS 1000
+#define LATE_MS 3000 /* of a busy machine */
+#define STALL_MS 1000
+#define ANSWER_MS 2000
 #define NEEDLE_BYTES (300 * KIB)
 #define MEMORY_BYTES (NEEDLE_BYTES + 64)
 #define CANARY 0x5a
@@ -360,16 +361,17 @@ static void a_flipped_bit_of_a_range_with_a_checksum_is_noticed(void **state)
 
 /* --- lies and faults --- */
 
-/* The read fails so, within ms, and the session with it. */
-static void assert_cut(struct world *w, enum agent_fault fault, int expected, int64_t within_ms)
+/* The read fails so, and the session with it. */
+static void assert_cut(struct world *w, enum agent_fault fault, int expected)
 {
+	int64_t limit_ms = expected == -ETIMEDOUT ? SHORT_MS : BUDGET_MS;
 	struct client_extent e;
 
 	open_faulty(w, fault);
 	int64_t start = now_ms();
-	assert_int_equal(read_within(w, 0, 4096, SHORT_MS, &e), expected);
+	assert_int_equal(read_within(w, 0, 4096, limit_ms, &e), expected);
 	assert_int_equal(e.err, expected);
-	assert_in_range(now_ms() - start, 0, within_ms);
+	assert_in_range(now_ms() - start, 0, SHORT_MS + LATE_MS);
 	assert_int_equal(client_session_error(w->session), expected);
 	assert_int_equal(read_within(w, 0, 4096, SHORT_MS, &e), -ECONNRESET);
 }
@@ -377,7 +379,7 @@ static void assert_cut(struct world *w, enum agent_fault fault, int expected, in
 #define CUTS(name, fault, expected)                                                                \
 	static void name(void **state)                                                             \
 	{                                                                                          \
-		assert_cut(*state, (fault), (expected), SHORT_MS + 500);                           \
+		assert_cut(*state, (fault), (expected));                                           \
 	}
 CUTS(cuts_off_who_answers_another_request, AGENT_WRONG_XID, -EPROTO)
 CUTS(cuts_off_who_sends_more_results, AGENT_MORE_RESULTS, -EPROTO)
@@ -482,8 +484,9 @@ static void assert_no_session(struct world *w, enum agent_fault fault, uint8_t s
 
 	script.fault = fault;
 	script.hello_status = status;
-	assert_int_equal(try_open(w, &script, SHORT_MS), expected);
-	assert_in_range(now_ms() - start, 0, SHORT_MS + 500);
+	int64_t limit_ms = expected == -ETIMEDOUT ? SHORT_MS : BUDGET_MS;
+	assert_int_equal(try_open(w, &script, limit_ms), expected);
+	assert_in_range(now_ms() - start, 0, SHORT_MS + LATE_MS);
 	scripted_agent_stop(w->agent);
 	w->agent = NULL;
 }
@@ -675,7 +678,7 @@ static void a_dying_agent_fails_all_reads_at_once(void **state)
 	open_session(w, &script);
 	int64_t start = now_ms();
 	run_readers(w, readers, THREADS, 1, SHORT_MS);
-	assert_in_range(now_ms() - start, SHORT_MS, SHORT_MS + 1000);
+	assert_in_range(now_ms() - start, SHORT_MS, SHORT_MS + LATE_MS);
 	for (size_t i = 0; i < THREADS; i++)
 		assert_true(readers[i].err == -ETIMEDOUT || readers[i].err == -ECONNRESET);
 }
