@@ -30,6 +30,7 @@ void fill_init(struct fill *f, struct blockcache *cache, struct fetcher *fetcher
 	f->chunk = c;
 	f->offset = 0;
 	f->bytes = 0;
+	f->counter = NULL;
 	f->n_parts = 0;
 }
 
@@ -143,8 +144,11 @@ int fill_run(struct fill *f, struct deadline d)
 						       .region = p->region };
 	}
 	int err = n ? fetch_chunk(f->fetcher, f->chunk, f->offset, bufs, n, d) : 0;
-	if (!err)
+	if (!err) {
 		offer_blocks(f);
+		if (f->counter)
+			atomic_fetch_add_explicit(f->counter, f->bytes, memory_order_relaxed);
+	}
 	fill_end(f, err);
 	return err;
 }

@@ -6,6 +6,7 @@
 #ifndef KELP_FILL_H
 #define KELP_FILL_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -44,6 +45,8 @@ struct fill {
 	const struct chunk *chunk;
 	uint64_t offset; /* of the first part in the chunk */
 	uint64_t bytes; /* of all parts */
+	atomic_uint_fast64_t
+		*counter; /* what is fetched is added before anybody sees it; or NULL */
 	size_t n_parts;
 	struct fill_part parts[FILL_PARTS_MAX];
 };

@@ -66,8 +66,8 @@ static void take_snapshot(struct mount *m, struct snapshot *s)
 	latency_read(&c->read_latency, &s->read_latency);
 	latency_read(&c->cached_latency, &s->cached_latency);
 	fetcher_stats(m->cluster.fetcher, &s->fetch);
-	reader_stats(m->reader, &s->reader);
 	blockcache_stats(m->cache, &s->cache);
+	reader_stats(m->reader, &s->reader); /* after it: no more was used than was read ahead */
 	slab_stats(m->slab, &s->slab);
 	inode_table_stats(m->inodes, &s->inodes);
 	http_pool_stats(m->cluster.http, &s->http);

@@ -652,13 +652,9 @@ static void run_prefetch_fill(struct reader *r, struct fill *fill)
 		return;
 	if (chunk_is_encoded(fill->chunk))
 		fill_extend(fill, decode_bytes_max(r));
-	uint64_t bytes = fill->bytes;
-	int err = fill_run(fill, deadline_in_ms(r->cfg.timeout_ms));
-
-	if (err)
+	fill->counter = &r->stats.bytes_prefetched;
+	if (fill_run(fill, deadline_in_ms(r->cfg.timeout_ms)))
 		count(&r->stats.prefetch_failures, 1);
-	else
-		count(&r->stats.bytes_prefetched, bytes);
 }
 
 static void job_fetch(struct reader *r, const struct prefetch_job *job)
