@@ -212,12 +212,13 @@ static void give_back_leases(struct session *s, const uint64_t *ids, size_t n)
 {
 	struct staged staged;
 
-	/* Those that are not there any more have expired on the way. */
+	/* Those that are not there any more have expired on the way. Who sees that the memory is free
+	 * finds the lease counted, here and where leases expire. */
 	for (size_t i = 0; i < n; i++) {
 		if (lease_end(&s->host.leases, ids[i], &staged))
 			continue;
-		s->host.transport->unstage(s->host.connection, &staged);
 		agent_count(&s->host.agent->counters.leases_returned, 1);
+		s->host.transport->unstage(s->host.connection, &staged);
 	}
 }
 
@@ -385,8 +386,8 @@ static void expire_leases(struct session *s, int64_t now)
 	struct staged staged;
 
 	while (lease_expire(&s->host.leases, now, &staged) == 0) {
-		s->host.transport->unstage(s->host.connection, &staged);
 		agent_count(&s->host.agent->counters.leases_expired, 1);
+		s->host.transport->unstage(s->host.connection, &staged);
 	}
 }
 
