@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 VM = Path(__file__).resolve().parents[2] / "scripts/vm"
-LIMIT_S = 240  # for one run, on a machine with much else to do
+LIMIT_S = 400  # for one run, on a machine with much else to do
 
 pytestmark = pytest.mark.timeout(LIMIT_S + 60)
 
@@ -145,7 +145,7 @@ def rping(count):
     return f"""
 rping -s -a $KELP_VM_PEER -C {count} &
 until rdma resource show cm_id | grep -q LISTEN; do sleep 0.1; done
-timeout 10 rping -c -a $KELP_VM_PEER -I $KELP_VM_ADDR -C {count}
+timeout 100 rping -c -a $KELP_VM_PEER -I $KELP_VM_ADDR -C {count}
 """
 
 
@@ -191,7 +191,7 @@ def test_pair_ends_with_the_second_command(run):
     result = run("--pair", "echo one; sleep 1000", "echo two; exit 3")
     check(result, 3)
     assert sorted(result.stdout.splitlines()) == ["1| one", "2| two"]
-    assert time.monotonic() - began < 200
+    assert time.monotonic() - began < 900
 
 
 def test_hung_command_is_ended_by_the_timeout(run):
@@ -212,7 +212,7 @@ def test_nothing_is_left_after_ctrl_c(start, tmp_path):
     assert process.stdout.readline() == "2| up\n"
     assert len(processes_of(tmp_path)) == 2
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=LIMIT_S)
     assert process.returncode == 128 + signal.SIGINT
 
 
@@ -221,16 +221,16 @@ def test_no_process_is_left_after_a_signal_while_it_boots(start, tmp_path, numbe
     process = start("sleep", "1000")
     wait_until(lambda: processes_of(tmp_path), "QEMU")
     process.send_signal(number)
-    process.communicate(timeout=30)
+    process.communicate(timeout=LIMIT_S)
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
-    wait_until(lambda: not processes_of(tmp_path), "QEMU's end", 10)
+    wait_until(lambda: not processes_of(tmp_path), "QEMU's end")
 
 
 def test_vm_is_stopped_when_nobody_reads(start, tmp_path):
     process = start("bash", "-c", "while echo y; do sleep 0.1; done")
     assert process.stdout.readline() == "y\n"
     process.stdout.close()
-    assert process.wait(timeout=30) == 141
+    assert process.wait(timeout=LIMIT_S) == 141
 
 
 @pytest.mark.parametrize("arguments", [
