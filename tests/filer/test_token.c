@@ -331,7 +331,7 @@ static void keeps_the_old_keys_when_reloading_fails(void **state)
 static void uses_a_filer_token_for_half_its_life(void **state)
 {
 	struct token_source *t = source_from(
-		"[jwt.filer_signing.read]\nkey = 'k'\nexpires_after_seconds = 4\n");
+		"[jwt.filer_signing.read]\nkey = 'k'\nexpires_after_seconds = 8\n");
 	char first[TOKEN_MAX], second[TOKEN_MAX];
 
 	(void)state;
@@ -339,7 +339,7 @@ static void uses_a_filer_token_for_half_its_life(void **state)
 	sleep_ms(1100, deadline_in_ms(5000));
 	assert_int_equal(token_for_filer(t, second), 0);
 	assert_string_equal(first, second);
-	sleep_ms(1100, deadline_in_ms(5000));
+	sleep_ms(3200, deadline_in_ms(5000));
 	assert_int_equal(token_for_filer(t, second), 0);
 	assert_string_not_equal(first, second);
 	token_source_free(t);

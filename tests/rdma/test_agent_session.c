@@ -752,12 +752,12 @@ static void test_needle_expires_between_two_parts(void **state)
 				      .ttl_unit = 1 };
 
 	clock_gettime(CLOCK_REALTIME, &now);
-	shape.append_at_ns = (uint64_t)(now.tv_sec - 57) * 1000000000 + (uint64_t)now.tv_nsec;
+	shape.append_at_ns = (uint64_t)(now.tv_sec - 54) * 1000000000 + (uint64_t)now.tv_nsec;
 	volume_files_put_shaped(w->volume, FLEETING, COOKIE, &shape);
 	open_and_greet(w, &streaming);
 	expect_status(w, extent(FLEETING, 0, 10), WIRE_OK);
 	expect_status(w, extent(FLEETING, 0, 70000), WIRE_OK);
-	sleep_ms(3100, deadline_in_ms(10000));
+	sleep_ms(6100, deadline_in_ms(10000));
 	expect_status(w, extent(FLEETING, 0, 10), WIRE_NOT_FOUND);
 	expect_status(w, extent(FLEETING, 0, 70000), WIRE_NOT_FOUND);
 	expect_status(w, extent(FLEETING, 0, 0), WIRE_NOT_FOUND);

@@ -21,7 +21,7 @@
 
 #define COOKIE 0xc00c1e00
 /* The follower looks once a second when nothing tells it to. */
-#define FOLLOW_MS 5000
+#define FOLLOW_MS 30000
 #define VIF_5 "{\"version\":3,\"bytesOffset\":5}"
 #define VIF_TIERED "{\"files\":[{\"backendType\":\"s3\",\"key\":\"k\"}],\"bytesOffset\":5}"
 

@@ -36,7 +36,7 @@
 #define PORT_FIRST 26000
 #define PORTS 900
 #define START_MS 60000
-#define FOLLOW_MS 10000
+#define FOLLOW_MS 60000
 #define NEEDLES_MAX 4096
 #define DATA_BYTES_MAX 40000
 #define BODY_BYTES_MAX ((size_t)1 << 20)
