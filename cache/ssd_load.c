@@ -12,20 +12,11 @@
 /* Reads what is there of [offset, offset + bytes); the rest is zeros. */
 static int read_at(int fd, uint64_t offset, uint8_t *p, size_t bytes)
 {
-	size_t got = 0;
+	ssize_t got = pread_up_to(fd, p, bytes, offset);
 
-	while (got < bytes) {
-		ssize_t n = pread(fd, p + got, bytes - got, (off_t)(offset + got));
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		if (n == 0)
-			break;
-		got += (size_t)n;
-	}
-	memset(p + got, 0, bytes - got);
+	if (got < 0)
+		return (int)got;
+	memset(p + got, 0, bytes - (size_t)got);
 	return 0;
 }
 

@@ -110,3 +110,21 @@ ssize_t read_up_to(int fd, void *buf, size_t bytes)
 	}
 	return (ssize_t)done;
 }
+
+ssize_t pread_up_to(int fd, void *buf, size_t bytes, uint64_t offset)
+{
+	size_t done = 0;
+
+	while (done < bytes) {
+		ssize_t n = pread(fd, (uint8_t *)buf + done, bytes - done, (off_t)(offset + done));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		if (n == 0)
+			break;
+		done += (size_t)n;
+	}
+	return (ssize_t)done;
+}

@@ -89,6 +89,8 @@ static inline void mutex_scope_leave_(pthread_mutex_t **m)
 
 /* Reads until the end of the file or until bytes are there. Returns how many, or -errno. */
 ssize_t read_up_to(int fd, void *buf, size_t bytes);
+/* Likewise, from that offset on. */
+ssize_t pread_up_to(int fd, void *buf, size_t bytes, uint64_t offset);
 
 /* 64-bit FNV-1a over n bytes, continuing from h (start with HASH_SEED). Not for hostile keys that
  * choose a bucket: only for versions and names. */
