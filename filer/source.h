@@ -3,7 +3,7 @@
  *
  * Destination-passing: the caller gives memory (and, for sources that need it, the key under which
  * that memory is registered) and the source fills it. Bytes are the STORED bytes of the needle; who
- * asks decodes (filer/decode.h). The order in which sources are tried lives in fs/fetch.c and
+ * asks decodes (filer/decode.h). The order in which sources are tried lives in fs/fetch*.c and
  * nowhere else. */
 #ifndef KELP_SOURCE_H
 #define KELP_SOURCE_H
