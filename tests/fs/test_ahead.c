@@ -164,50 +164,45 @@ static void put_three(struct entry *files[FILES])
 		entry_put(files[i]);
 }
 
-static void files_of_one_server_come_with_one_exchange(void **state)
+/* Fetches three files, of which the cache then has these. */
+static void expect_cached(struct world *w, struct scripted_server *s, const bool cached[FILES])
 {
-	struct world *w = *state;
 	struct entry *files[FILES];
-	struct scripted_server *s = STAGE_SERVER(
-		w->stage, { RECEIVE(), RECEIVE(), RECEIVE(), SEND(ANSWER ANSWER ANSWER), AGAIN() });
 
 	open_cluster(w, s);
 	fetch_three(w, s, files);
 	for (unsigned i = 0; i < FILES; i++)
-		assert_true(is_cached(w, files[i]));
-	assert_int_equal(scripted_server_connections(s), 1);
+		assert_int_equal(is_cached(w, files[i]), cached[i]);
 	put_three(files);
+}
+
+static void files_of_one_server_come_with_one_exchange(void **state)
+{
+	struct world *w = *state;
+	struct scripted_server *s = STAGE_SERVER(
+		w->stage, { RECEIVE(), RECEIVE(), RECEIVE(), SEND(ANSWER ANSWER ANSWER), AGAIN() });
+
+	expect_cached(w, s, (bool[]){ true, true, true });
+	assert_int_equal(scripted_server_connections(s), 1);
 }
 
 static void a_file_that_is_gone_does_not_keep_the_others(void **state)
 {
 	struct world *w = *state;
-	struct entry *files[FILES];
 	struct scripted_server *s = STAGE_SERVER(
 		w->stage, { RECEIVE(), RECEIVE(), RECEIVE(), SEND(ANSWER GONE ANSWER), AGAIN() });
 
-	open_cluster(w, s);
-	fetch_three(w, s, files);
-	assert_true(is_cached(w, files[0]));
-	assert_false(is_cached(w, files[1]));
-	assert_true(is_cached(w, files[2]));
-	put_three(files);
+	expect_cached(w, s, (bool[]){ true, false, true });
 }
 
 static void a_server_that_breaks_off_leaves_nothing_half_done(void **state)
 {
 	struct world *w = *state;
-	struct entry *files[FILES];
 	struct scripted_server *s = STAGE_SERVER(
 		w->stage,
 		{ RECEIVE(), RECEIVE(), RECEIVE(), SEND(ANSWER "HTTP/1.1 206 X\r\n"), CLOSE() });
 
-	open_cluster(w, s);
-	fetch_three(w, s, files);
-	assert_true(is_cached(w, files[0]));
-	assert_false(is_cached(w, files[1]));
-	assert_false(is_cached(w, files[2]));
-	put_three(files);
+	expect_cached(w, s, (bool[]){ true, false, false });
 }
 
 static void what_is_in_the_cache_is_not_fetched_again(void **state)
