@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <utlist.h>
 
 #include "filer/base/base.h"
 #include "filer/entry.h"
@@ -42,6 +43,7 @@ struct text {
 	atomic_uint refs;
 	size_t bytes;
 	char *p;
+	struct text *prev, *next; /* in mount.texts; under its handles_lock */
 };
 
 static struct mount *mount_of(fuse_req_t req)
@@ -206,15 +208,27 @@ static struct text *make_text(struct mount *m, fuse_ino_t ino)
 	}
 	t->bytes = strlen(t->p);
 	atomic_init(&t->refs, 1);
+	LOCK_SCOPE(&m->handles_lock);
+	DL_APPEND(m->texts, t);
 	return t;
 }
 
-static void put_text(struct text *t)
+static void put_text(struct mount *m, struct text *t)
 {
 	if (atomic_fetch_sub_explicit(&t->refs, 1, memory_order_acq_rel) > 1)
 		return;
+	{
+		LOCK_SCOPE(&m->handles_lock);
+		DL_DELETE(m->texts, t);
+	}
 	free(t->p);
 	free(t);
+}
+
+void control_close_all(struct mount *m)
+{
+	while (m->texts)
+		put_text(m, m->texts);
 }
 
 static void open_text(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -227,7 +241,8 @@ static void open_text(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		fuse_reply_err(req, EROFS);
 		return;
 	}
-	struct text *t = make_text(mount_of(req), ino);
+	struct mount *m = mount_of(req);
+	struct text *t = make_text(m, ino);
 	if (!t) {
 		fuse_reply_err(req, ENOMEM);
 		return;
@@ -236,7 +251,7 @@ static void open_text(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	fi->direct_io = 1; /* its size is said to be 0 */
 	fi->noflush = 1;
 	if (fuse_reply_open(req, fi))
-		put_text(t);
+		put_text(m, t);
 }
 
 static void control_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -254,12 +269,13 @@ static void control_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offs
 		kelpfs_operations.read(req, ino, size, offset, fi);
 		return;
 	}
+	struct mount *m = mount_of(req);
 	struct text *t = text_of(fi);
 	size_t from = min_u64((uint64_t)offset, t->bytes);
 
 	atomic_fetch_add_explicit(&t->refs, 1, memory_order_relaxed);
 	fuse_reply_buf(req, t->p + from, min_u64(size, t->bytes - from));
-	put_text(t);
+	put_text(m, t);
 }
 
 static void control_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -268,7 +284,7 @@ static void control_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_inf
 		kelpfs_operations.release(req, ino, fi);
 		return;
 	}
-	put_text(text_of(fi));
+	put_text(mount_of(req), text_of(fi));
 	fuse_reply_err(req, 0);
 }
 

@@ -4,10 +4,14 @@
 #define KELP_CONTROL_H
 
 struct fuse_lowlevel_ops;
+struct mount;
 
 #define CONTROL_NAME ".kelpfs"
 
 /* Has ops, a copy of kelpfs_operations, serve the directory too. */
 void control_add(struct fuse_lowlevel_ops *ops);
+
+/* For the end of the session: the kernel does not close what is closed at the very end. */
+void control_close_all(struct mount *m);
 
 #endif

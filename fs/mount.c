@@ -217,6 +217,7 @@ static void close_mount(struct mount *m)
 {
 	mount_status_stop(m->status);
 	handle_close_all(m);
+	control_close_all(m);
 	if (m->cluster.fetcher)
 		log_sources(m->cluster.fetcher);
 	if (m->watch)

@@ -61,9 +61,10 @@ struct mount {
 	void (*on_ready)(void *arg);
 	void *on_ready_arg;
 
-	pthread_mutex_t handles_lock; /* protects the two below; nothing is taken under it */
+	pthread_mutex_t handles_lock; /* protects the three below; nothing is taken under it */
 	struct handle *handles; /* utlist of all open ones */
 	size_t n_handles;
+	struct text *texts; /* utlist of the open ones of fs/control.h */
 
 	pthread_mutex_t statfs_lock; /* protects the two below; nothing is taken under it */
 	struct filer_capacity capacity;

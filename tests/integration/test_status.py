@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -583,3 +584,12 @@ def test_kelpctl_says_what_is_wrong_with_the_place(where, says):
     result = kelpctl_stats(where)
     assert result.returncode == 1
     assert says in result.stderr and result.stdout == ""
+
+
+@pytest.mark.sanitized
+def test_session_ends_well_with_a_file_of_the_hidden_directory_open(source, mount_kelpfs):
+    """Whether memory is left a sanitizer tells."""
+    mount = mount_kelpfs(source)
+    with open(mount.path / ".kelpfs/stats", "rb"):
+        assert mount.process.kill(signal.SIGTERM) == 0, mount.log_text()
+    mount.check_log()
