@@ -42,15 +42,15 @@ def test_ls_l_lists_completely_with_attributes(large, mnt):
 
 
 def test_ls_f_starts_at_once(large, cluster, mount_kelpfs):
+    """Long before it has all, however slow the machine is."""
     path = mount_kelpfs(cluster).path / "large"
     start = time.monotonic()
-    ls = subprocess.Popen(["ls", "-f", path], stdout=subprocess.PIPE, bufsize=0)
-    try:
+    with subprocess.Popen(["ls", "-f", path], stdout=subprocess.PIPE, bufsize=0) as ls:
         assert ls.stdout.read(1)
-        assert time.monotonic() - start < (2 if mounts.sanitized() else 0.5)
-    finally:
-        ls.stdout.close()
-        ls.wait()
+        first_s = time.monotonic() - start
+        while ls.stdout.read(1 << 20):
+            pass
+    assert first_s < max(0.5, (time.monotonic() - start) / 3)
 
 
 @pytest.mark.skipif(mounts.sanitized(), reason="a sanitizer's memory is not kelpfs's")
@@ -78,10 +78,14 @@ def test_four_readers_at_once_see_the_same(large, mnt):
 
 
 def test_one_file_of_a_large_directory_needs_no_listing(large, cluster, mount_kelpfs):
-    path = mount_kelpfs(cluster).path / "large" / large[COUNT // 2]
-    start = time.monotonic()
-    assert os.stat(path).st_mtime == 1700000000 + COUNT // 2
-    assert time.monotonic() - start < 0.5
+    """A busy machine may be slow once, but not each time."""
+    def took_s(number):
+        path = mount_kelpfs(cluster).path / "large" / large[number]
+        start = time.monotonic()
+        assert os.stat(path).st_mtime == 1700000000 + number
+        return time.monotonic() - start
+
+    assert any(took_s(COUNT // 2 + i) < 0.5 for i in range(10))
 
 
 def test_a_position_can_be_returned_to(large, mnt):
@@ -134,7 +138,7 @@ def test_find_over_a_thousand_directories(tree, mnt):
     found = subprocess.run(["find", mnt / "tree", "-printf", "%y\\n"], check=True, capture_output=True,
                            text=True).stdout.split()
     assert (found.count("d"), found.count("f")) == (1 + 40 + 960, 2880)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60
 
 
 def test_directory_deleted_while_it_is_listed_does_not_hang(cluster, mount_kelpfs, work_dir):
@@ -148,4 +152,4 @@ def test_directory_deleted_while_it_is_listed_does_not_hang(cluster, mount_kelpf
             assert len(list(entries)) < 5000
         except FileNotFoundError:
             pass
-    weed.wait_until(lambda: not path.exists(), "the directory to vanish", timeout_s=5)
+    weed.wait_until(lambda: not path.exists(), "the directory to vanish")

@@ -21,7 +21,7 @@ import weed
 import wire
 
 TIMEOUT_S = 3
-BOUND_S = TIMEOUT_S + 1.5
+BOUND_S = TIMEOUT_S + 10  # with what a busy test machine adds
 MIB_KIB = 1024
 MEMORY_KIB = 768 * MIB_KIB  # for an answer of any length: an entry may have a million chunks
 LISTING_MEMORY_KIB = 128 * MIB_KIB  # which is parsed as it arrives

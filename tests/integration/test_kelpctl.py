@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import wire
 from corpus import noise, prose
 from test_agent import READ_KEY, Agent, Volumes
 
-SOON_S = 20
+SOON_S = 60
 MIB = 1 << 20
 
 pytestmark = pytest.mark.skipif(os.environ.get("KELP_TEST_MOUNT") == "weed", reason="about kelpfs's own tool")
@@ -107,20 +108,20 @@ def test_ping_counts_round_trips(agent):
     assert lines[0].startswith(f"PING {address(agent)} (tcp): kelpd ")
     assert [line.split("seq=")[1].split()[0] for line in lines[1:4]] == ["1", "2", "3"]
     assert "3 sent, 3 answered, 0% lost" in lines[5]
-    assert "min/avg/max/mdev = 0." in lines[6]
+    assert re.search(r"min/avg/max/mdev = [\d.]+/", lines[6])
 
 
 def test_ping_says_the_same_as_json(agent):
     answer = json.loads(output("ping", address(agent), "--count=4", "--interval=0.01", "--json"))
     assert (answer["agent"], answer["sent"], answer["answered"]) == (address(agent), 4, 4)
     times = answer["round_trip_ms"]
-    assert 0 < times["min"] <= times["avg"] <= times["max"] < 1000
+    assert 0 < times["min"] <= times["avg"] <= times["max"]
 
 
 def test_ping_pauses_between_pings(agent):
     start = time.monotonic()
     output("ping", address(agent), "-c", 3, "-i", "0.2")
-    assert 0.4 <= time.monotonic() - start < 5
+    assert time.monotonic() - start >= 0.4
 
 
 def test_ping_ends_with_its_summary_when_interrupted(agent):
@@ -229,7 +230,7 @@ def test_caps_ends_in_time_where_nobody_answers():
     with socket.create_server((weed.HOST, 0)) as silent:
         start = time.monotonic()
         refused(kelpctl("caps", "%s:%d" % silent.getsockname(), "--timeout", "0.3"), "no answer in time")
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 8  # and not the ten seconds that it is otherwise
 
 
 # devices
@@ -520,12 +521,17 @@ def test_bench_says_that_no_agent_answers(cluster, big, nothing):
     assert nothing in result.error
 
 
+def reads_of(agent):
+    agent.process.send_signal(signal.SIGUSR1)
+    return max(map(int, re.findall(r"reads (\d+)", agent.log_text())), default=0)
+
+
 def test_bench_fails_when_reads_failed_but_shows_the_rest(cluster, agent, big):
     bench = subprocess.Popen(kelpctl_command("bench", cluster.filer + big, "--agent", address(agent), "--sizes",
-                                             "4K", "--depths", "2", "--seconds", "2", "--json", "-"),
+                                             "4K", "--depths", "2", "--seconds", "10", "--json", "-"),
                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                              env=mounts.command_env(), preexec_fn=weed.die_with_parent)
-    time.sleep(1)
+    weed.wait_until(lambda: reads_of(agent) > 50, "reads under way")
     agent.kill()
     out, error = bench.communicate(timeout=SOON_S)
     point, = points(out)

@@ -25,7 +25,7 @@ from test_status import PROMTOOL, promtool_check
 
 MIB = 1 << 20
 NO_NEEDLE = "ffffff12345678"
-SOON_S = 20
+SOON_S = 60
 
 pytestmark = pytest.mark.skipif(os.environ.get("KELP_TEST_MOUNT") == "weed", reason="about kelpfs's own tool")
 
@@ -535,10 +535,10 @@ def hold_reads(serve, fid, n):
 
 
 def test_a_client_that_takes_nothing_loses_its_place_in_time(start, cluster, large):
-    serve = start("--filer", cluster.filer, "--reads", 1, "--client-timeout", 1, "--timeout", 1)
+    serve = start("--filer", cluster.filer, "--reads", 1, "--client-timeout", 5, "--timeout", 5)
     with hold_reads(serve, large[0], 1):
         refused(serve.read(large[0], "&size=1"), 429)
-        weed.wait_until(lambda: serve.active() == 0, "the slow client to be cut off", 15)
+        weed.wait_until(lambda: serve.active() == 0, "the slow client to be cut off")
         assert serve.read(large[0], "&size=10").data == large[1][:10]
 
 
@@ -546,7 +546,7 @@ def test_a_client_that_goes_away_gives_its_place_back(start, cluster, large):
     serve = start("--filer", cluster.filer, "--reads", 1, "--client-timeout", 300)
     with hold_reads(serve, large[0], 1) as release:
         release()
-        weed.wait_until(lambda: serve.active() == 0, "the place to be free", 15)
+        weed.wait_until(lambda: serve.active() == 0, "the place to be free")
 
 
 def send_slowly(port, data, every_s=0.1):

@@ -71,7 +71,7 @@ def test_four_walks_at_once_read_right(http, servers, mount_kelpfs):
 
 def test_the_next_files_of_a_walk_are_there_already(http, servers, mount_kelpfs):
     """They are read while the volume server stands still; when is not promised, so several tries."""
-    mount = mount_kelpfs(servers, options=["timeout=1", "agent=off"])
+    mount = mount_kelpfs(servers, options=["timeout=3", "agent=off"])
     for number in range(TRIES):
         name = f"ahead{number}"
         make_directory(http, name, 10)

@@ -12,8 +12,6 @@ import socket
 import stat
 import subprocess
 import threading
-import time
-from pathlib import Path
 
 import pytest
 
@@ -167,7 +165,7 @@ def test_what_the_cache_has_is_counted_as_from_the_cache(status_of):
 def test_reads_through_an_agent_are_counted_as_tcp(status_of, source, work_dir):
     agent = Agent(work_dir, "--dir", source.work_dir / "volume0")
     try:
-        mount, status = status_of(["direct_io", "readahead=0", "rdma=off", f"agent_port={agent.port}"])
+        mount, status = status_of(["direct_io", "readahead=0", "rdma=off", "agent=require", f"agent_port={agent.port}"])
         fd = os.open(mount.path / "status/data.bin", os.O_RDONLY)
         os.pread(fd, 4 * KIB, MIB)
         os.close(fd)
@@ -194,7 +192,7 @@ def test_open_files_and_limits_are_told(status_of):
 def test_failed_reads_are_counted(status_of, make_cluster):
     lost = make_cluster("status-lost")
     wire.Http(lost.filer_port).put("/data.bin", DATA, "maxMB=4")
-    mount, status = status_of([*UNCACHED, "timeout=1"], cluster=lost)
+    mount, status = status_of([*UNCACHED, "timeout=3"], cluster=lost)
     fd = os.open(mount.path / "data.bin", os.O_RDONLY)
     os.pread(fd, 4 * KIB, 0)
     lost.kill("volume0")
@@ -327,7 +325,7 @@ def test_health_fails_without_filer_and_recovers(status_of, make_cluster):
 def test_health_fails_without_volume_server_and_recovers(status_of, make_cluster):
     alone = make_cluster("status-volume")
     wire.Http(alone.filer_port).put("/data.bin", DATA, "maxMB=4")
-    mount, status = status_of([*UNCACHED, "timeout=1"], cluster=alone)
+    mount, status = status_of([*UNCACHED, "timeout=3"], cluster=alone)
     fd = os.open(mount.path / "data.bin", os.O_RDONLY)
     os.pread(fd, 4 * KIB, 0)
     assert status.json("/health")["servers"][0]["up"] is True

@@ -149,8 +149,8 @@ def test_variables_of_the_predecessor_reach_the_programs(podman, images):
 
 def test_mount_ends_cleanly_when_its_container_is_stopped(compose, mount_dir):
     began = time.monotonic()
-    compose.podman.run("stop", "--time=20", compose.container("mount"))
-    assert time.monotonic() - began < 18
+    compose.podman.run("stop", "--time=60", compose.container("mount"))
+    assert time.monotonic() - began < 50  # and was not killed in the end
     assert not os.path.ismount(mount_dir / "data")
     assert compose.state("mount", "{{.State.ExitCode}}") == "0"
     compose.podman.run("start", compose.container("mount"))
