@@ -23,8 +23,12 @@ struct cache_counts {
 	uint64_t cached, dirty, writeback, evicted, recently_evicted;
 };
 
+/* Files are told apart by so much of their descriptors. Who is taken for another is read all the same. */
+#define FILES_TOLD_APART 256
+
 struct disk {
 	bool has_ring;
+	bool refuses[FILES_TOLD_APART]; /* RWF_NOWAIT */
 	struct io_uring ring;
 	size_t under_way;
 	struct disk_read *waiting, *waiting_last;
@@ -98,8 +102,11 @@ static bool is_known_cached(const struct disk_read *r)
 	return count_missing_pages(r, &missing) == 0 && missing == 0;
 }
 
-static bool read_now(struct disk_read *r, int flags)
+static bool read_now(struct disk *d, struct disk_read *r)
 {
+	bool *refuses = &d->refuses[(unsigned)r->fd % FILES_TOLD_APART];
+	int flags = d->has_ring && !(*refuses && is_known_cached(r)) ? RWF_NOWAIT : 0;
+
 	for (;;) {
 		struct iovec iov = { (uint8_t *)r->buf + r->got_, r->bytes - r->got_ };
 		ssize_t n = preadv2(r->fd, &iov, 1, (off_t)(r->offset + r->got_), flags);
@@ -108,9 +115,12 @@ static bool read_now(struct disk_read *r, int flags)
 			n = -errno;
 		/* A file system that cannot tell without waiting, such as tmpfs. (Of overlayfs
 		 * cachestat says that nothing is cached.) */
-		if (flags && n == -EOPNOTSUPP && is_known_cached(r)) {
-			flags = 0;
-			continue;
+		if (flags && n == -EOPNOTSUPP && !*refuses) {
+			*refuses = true;
+			if (is_known_cached(r)) {
+				flags = 0;
+				continue;
+			}
 		}
 		if (flags && (n == -EAGAIN || n == -EOPNOTSUPP))
 			return false;
@@ -155,7 +165,7 @@ bool disk_read(struct disk *d, struct disk_read *r)
 {
 	r->got_ = 0;
 	r->result = 0;
-	if (r->bytes == 0 || read_now(r, d->has_ring ? RWF_NOWAIT : 0))
+	if (r->bytes == 0 || read_now(d, r))
 		return true;
 	start_or_queue(d, r);
 	return false;

@@ -46,6 +46,10 @@
 /* How long a disconnected pair is looked at, for the rest of its work. */
 #define DRAIN_STEP_MS 10
 #define NS_PER_US INT64_C(1000)
+/* A client takes its time between an answer and its next read: longer than an answer takes. */
+#define NEXT_READ_US ((int64_t)2 * SPIN_US)
+/* Looks at the completion queues of connections that are polled, between two at the descriptors. */
+#define LOOKS_MAX 8
 
 enum connection_state {
 	CONNECTION_ACCEPTED, /* not established yet */
@@ -74,7 +78,7 @@ struct connection {
 	 * comes behind them, so completions are always taken. */
 	struct link_event held[LINK_RECEIVES];
 	unsigned held_at, n_held;
-	int64_t heard_at_ns; /* the last message */
+	int64_t quiet_since_ns; /* the last message was dealt with */
 	struct spin spin;
 };
 
@@ -309,26 +313,26 @@ static bool take_messages(struct connection *c)
 	return any;
 }
 
-static void note_message(struct connection *c)
+/* A message was found when it was looked for at that time. */
+static void note_message(struct connection *c, int64_t looked_ns)
 {
-	int64_t now = now_ns();
-
-	spin_note(&c->spin, now - c->heard_at_ns, SPIN_US * NS_PER_US);
-	c->heard_at_ns = now;
+	spin_note(&c->spin, looked_ns - c->quiet_since_ns, NEXT_READ_US * NS_PER_US);
+	c->quiet_since_ns = now_ns();
 }
 
 /* Is the next message worth being polled for? */
-static bool spins(const struct connection *c)
+static bool spins(const struct connection *c, int64_t now)
 {
 	return c->state == CONNECTION_OPEN &&
-	       now_ns() - c->heard_at_ns < spin_window_ns(&c->spin, SPIN_US * NS_PER_US);
+	       now - c->quiet_since_ns < spin_window_ns(&c->spin, NEXT_READ_US * NS_PER_US);
 }
 
 static void connection_advance(struct connection *c)
 {
+	int64_t looked_ns = now_ns();
 	bool any = take_messages(c), again = any;
 
-	if (!any && spins(c)) {
+	if (!any && spins(c, looked_ns)) {
 		c->listener->n_spinning++;
 		again = true;
 	} else if (!any && c->state <= CONNECTION_LINGERING) {
@@ -338,7 +342,7 @@ static void connection_advance(struct connection *c)
 		any = again = take_messages(c);
 	}
 	if (any)
-		note_message(c);
+		note_message(c, looked_ns);
 	if (again)
 		mark_changed(c);
 	if (c->state >= CONNECTION_DRAINING)
@@ -650,8 +654,9 @@ static void handle_event(struct listener *l, void *what)
 	}
 }
 
-/* A connection may change again while it is looked at. */
-static void advance_changed(struct listener *l)
+/* A connection may change again while it is looked at. Returns how many were looked at, where there is
+ * nothing to do but to look at them again; else 0. */
+static unsigned advance_changed(struct listener *l)
 {
 	struct connection *list = l->changed;
 
@@ -667,9 +672,15 @@ static void advance_changed(struct listener *l)
 		connection_advance(c);
 	}
 	disk_submit(l->disk);
-	/* Nothing to do but to wait for messages: others may have the processor. */
-	if (n > 0 && l->n_spinning == n)
-		sched_yield();
+	return l->n_spinning == n ? n : 0;
+}
+
+static void advance(struct listener *l)
+{
+	unsigned n;
+
+	for (unsigned looks = 0; looks < LOOKS_MAX && (n = advance_changed(l)) > 0; looks += n)
+		sched_yield(); /* others may have the processor */
 }
 
 static bool is_draining(const struct listener *l)
@@ -711,7 +722,7 @@ static void *run_thread(void *arg)
 			tick(l, now);
 		if (atomic_load(&l->stopping))
 			shut_down(l);
-		advance_changed(l);
+		advance(l);
 	}
 	return NULL;
 }
