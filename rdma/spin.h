@@ -46,11 +46,13 @@ static inline void spin_note(struct spin *s, int64_t waited_ns, int64_t max_ns)
 {
 	int64_t ns = (int64_t)min_u64((uint64_t)waited_ns, (uint64_t)max_ns * 4);
 
-	if (!spin_pays(s, max_ns) && ns < max_ns)
-		s->typical_ns = ns;
+	bool tried = s->slept >= SPIN_TRY_EVERY;
+
+	if (tried && ns < max_ns)
+		s->typical_ns = ns; /* not as long as those that were slept through */
 	else
 		s->typical_ns += (ns - s->typical_ns) / SPIN_SHARE;
-	if (spin_pays(s, max_ns) || s->slept >= SPIN_TRY_EVERY)
+	if (tried || spin_pays(s, max_ns))
 		s->slept = 0;
 	else
 		s->slept++;
