@@ -184,7 +184,6 @@ static uint32_t take_fresh(struct ssd *s)
 	return SSD_NO_SEGMENT;
 }
 
-/* In place of one that nobody reads. Where others have filled the disk, that one goes back to it. */
 /* Without its head a restart does not take the hole for blocks. Where not even that can be written the
  * checksums find out. */
 static void release_segment(struct ssd *s, uint32_t segment)
@@ -195,6 +194,7 @@ static void release_segment(struct ssd *s, uint32_t segment)
 	ssd_dir_release(&s->dir, segment);
 }
 
+/* In place of one that nobody reads. Where others have filled the disk, that one goes back to it. */
 static uint32_t take_used(struct ssd *s)
 {
 	uint32_t segment;

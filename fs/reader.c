@@ -22,11 +22,11 @@
 #include "fs/readahead.h"
 #include "fs/workers.h"
 
-/* Pieces that a read is made of before it is assembled in batches. */
 /* A read within AGAIN_WITHIN_MS of one that failed for want of time gets AGAIN_TIMEOUT_MS. */
 #define AGAIN_WITHIN_MS 1000
 #define AGAIN_TIMEOUT_MS 500
 
+/* Pieces that a read is made of before it is assembled in batches. */
 #define UNITS_MAX 256
 #define ZEROS_BYTES (64 * KIB)
 /* Threads that may help one read. */
