@@ -137,8 +137,10 @@ union slices {
 	char room[sizeof(struct fuse_bufvec) + READ_SLICES_MAX * sizeof(struct fuse_buf)];
 };
 
-/* Slices that lie in the slab are spliced from its memfd, others are copied. */
-static void reply_spliced(fuse_req_t req, struct mount *m, const struct read_result *r)
+/* Slices that lie in the slab are spliced from its memfd, others are copied. Not inlined: its slices would be
+ * on the stack of every op_read(), spliced or not, all 20 KiB of them. */
+static __attribute__((noinline)) void reply_spliced(fuse_req_t req, struct mount *m,
+						    const struct read_result *r)
 {
 	union slices slices;
 	struct fuse_buf *buf = slices.vec.buf;
