@@ -11,10 +11,9 @@ RATIO_MAX = 8.0  # longer bars are cut, and say by their figure how long they we
 def ratio_rows(rows, contenders, results):
     """(title, [(contender, ratio)]) of the rows where more is better."""
     for row in rows:
-        if row.ratio == "cost" or not results.median(row, "weed"):
+        if row.ratio == "cost" or row.against != "weed":
             continue
-        bars = [(c, row.ratio_to_weed(results.median(row, c), results.median(row, "weed")))
-                for c in COLOURS if c in contenders]
+        bars = [(c, results.ratio(row, c)) for c in COLOURS if c in contenders]
         bars = [(c, ratio) for c, ratio in bars if ratio]
         if bars:
             yield row.title, bars

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 import mounts
@@ -53,22 +54,35 @@ def rclone_command(s3_port, mountpoint, _scratch):
             "us-east-1", "--s3-access-key-id", "any", "--s3-secret-access-key", "any"]
 
 
-S3_COMMANDS = {"s3fs": s3fs_command, "rclone": rclone_command}
+S3_COMMANDS = {"s3fs": s3fs_command, "rclone": rclone_command}  # named as their packages
+
+
+def install(contender):
+    """Installs one of those where that is possible; says whether it is there."""
+    if not shutil.which(contender):
+        subprocess.run([mounts.REPO / "scripts/packages", contender], stdin=subprocess.DEVNULL, stdout=2, check=False)
+    return shutil.which(contender) is not None
+
 
 # Title of each, in the order of the table's columns.
 CONTENDERS = {
     "kelpfs": "kelpfs",
     "kelpfs-agent": "kelpfs, kelpd over TCP",
-    "kelpfs-warm": "kelpfs, in the slab",
     "kelpfs-ssd": "kelpfs, on the SSD",
     "weed": "weed mount",
     "s3fs": "s3fs",
     "rclone": "rclone",
     "null": "null",
     "curl": "bare libcurl",
+    "kelpfs-warm": "kelpfs, in the slab",
+    "kelpfs-events": "kelpfs, consistency=events",
+    "kelpfs-agent-events": "kelpfs, kelpd over TCP, consistency=events",
 }
-STANDARD = ("kelpfs", "kelpfs-agent", "weed", "null")
+# These have rows of their own, rather than columns.
+VARIANTS = ("kelpfs-warm", "kelpfs-events", "kelpfs-agent-events")
+STANDARD = ("kelpfs", "kelpfs-agent", "weed", "null", *VARIANTS)
 OURS = ("kelpfs", "kelpfs-agent")
+WITH_AGENT = ("kelpfs-agent", "kelpfs-agent-events")
 SSD_SIZE = "8G"
 SSD_ROUNDS_MAX = 10
 SLAB_OF_WARM_BYTES = 1280 << 20  # more than all big files
@@ -173,12 +187,14 @@ class Bench:
 
     def _options(self, contender):
         result = ["rdma=off", "agent=off"]
-        if contender == "kelpfs-agent":
+        if contender in WITH_AGENT:
             result = ["rdma=off", "agent=require", f"agent_port={self.agent.port}"]
         if contender == "kelpfs-ssd":
             result += [f"cache_dir={self.work_dir / 'ssd'}", f"cache_size={SSD_SIZE}"]
         if contender == "kelpfs-warm":
             result.append(f"slab={SLAB_OF_WARM_BYTES}")
+        if contender.endswith("-events"):
+            result.append("consistency=events")
         return [*result, *self.options.kelpfs_option]
 
     def server_bytes(self):

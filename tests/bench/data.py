@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 MIB = 1 << 20
 UPLOADERS = 4
+CHUNK_MB = 4  # of big files, unless told otherwise
 BUCKET = "bench"  # so that the mounts of S3 see the same files
 
 
