@@ -55,7 +55,7 @@ int filer_read(struct filer *f, const char *path, const char *if_match, uint64_t
 	       size_t len, struct deadline d, size_t *ret_got);
 
 /* Masters of the cluster by gRPC GetFilerConfiguration. At most max; -ENXIO when there is no gRPC, or
- * none of them is named. cancel may be NULL. */
+ * none of them is named; -ECANCELED, -EACCES, -ENOMEM. cancel may be NULL. */
 int filer_masters(struct filer *f, struct deadline d, struct http_cancel *cancel,
 		  struct endpoint *ret, size_t max, size_t *ret_n);
 

@@ -41,7 +41,7 @@ void http_pool_free(struct http_pool *p);
 /* Lets another thread end a request that may take for ever. One request at a time. */
 struct http_cancel {
 	pthread_mutex_t lock; /* protects both below; innermost */
-	int fd; /* a duplicate of the connection's; -1: no request is under way */
+	int fd; /* a duplicate of the connection's; -1: no request that has one */
 	bool cancelled;
 };
 int http_cancel_init(struct http_cancel *c);

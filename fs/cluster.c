@@ -143,8 +143,8 @@ int cluster_search_masters(const struct options *o, struct cluster *c)
 
 	if (c->n_masters || !has_servers(o, c))
 		return 0;
-	log_warning("no master is known (no gRPC at the filer, no -o master=): all data goes "
-		    "through the filer, which is asked again");
+	log_warning("no master is known (no gRPC at the filer, no -o master=): data can "
+		    "only come through the filer, which is asked again for them");
 	return masters_search_new(&cfg, &c->search);
 }
 

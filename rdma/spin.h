@@ -41,12 +41,11 @@ static inline int64_t spin_window_ns(const struct spin *s, int64_t max_ns)
 }
 
 /* What was waited for came after so long. A long pause says little of what is next: it counts as four
- * times as much as is worth polling for. */
-static inline void spin_note(struct spin *s, int64_t waited_ns, int64_t max_ns)
+ * times as much as is worth polling for. could_poll: nobody else kept from it, if the window was open. */
+static inline void spin_note(struct spin *s, int64_t waited_ns, int64_t max_ns, bool could_poll)
 {
 	int64_t ns = (int64_t)min_u64((uint64_t)waited_ns, (uint64_t)max_ns * 4);
-
-	bool tried = s->slept >= SPIN_TRY_EVERY;
+	bool tried = could_poll && s->slept >= SPIN_TRY_EVERY;
 
 	if (tried && ns < max_ns)
 		s->typical_ns = ns; /* not as long as those that were slept through */

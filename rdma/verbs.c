@@ -555,12 +555,14 @@ static int take_next(struct client_connection *c, struct client_message *ret)
 	return 0;
 }
 
-static int poll_for_next(struct client_connection *c, struct client_message *ret)
+/* *ret_could: there was room for another who polls, if polling was wanted. */
+static int poll_for_next(struct client_connection *c, struct client_message *ret, bool *ret_could)
 {
 	int64_t until_ns;
 	int err = -EAGAIN;
 
-	if (!spin_begin(c, &until_ns))
+	*ret_could = spin_begin(c, &until_ns);
+	if (!*ret_could)
 		return err;
 	while (err == -EAGAIN && now_ns() < until_ns) {
 		pause_briefly(c);
@@ -603,11 +605,12 @@ static int verbs_receive(struct client_connection *c, const struct client_hint *
 	if (err != -EAGAIN)
 		return err;
 	int64_t start_ns = now_ns();
-	err = poll_for_next(c, ret);
+	bool could_poll;
+	err = poll_for_next(c, ret, &could_poll);
 	if (err == -EAGAIN)
 		err = sleep_for_next(c, ret, d);
 	if (!err)
-		spin_note(&c->spin, now_ns() - start_ns, spin_max_ns());
+		spin_note(&c->spin, now_ns() - start_ns, spin_max_ns(), could_poll);
 	return err;
 }
 

@@ -23,7 +23,8 @@ struct cache_counts {
 	uint64_t cached, dirty, writeback, evicted, recently_evicted;
 };
 
-/* Files are told apart by so much of their descriptors. Who is taken for another is read all the same. */
+/* Files are told apart by so much of their descriptors. Who is taken for another is read all the
+ * same, and may then wait for pages that are being read in at that moment. */
 #define FILES_TOLD_APART 256
 
 struct disk {

@@ -78,7 +78,7 @@ struct connection {
 	 * comes behind them, so completions are always taken. */
 	struct link_event held[LINK_RECEIVES];
 	unsigned held_at, n_held;
-	int64_t quiet_since_ns; /* the last message was dealt with */
+	int64_t quiet_since_ns; /* the last message was dealt with, or an answer sent */
 	struct spin spin;
 };
 
@@ -216,6 +216,7 @@ static void flush_outputs(struct connection *c)
 		c->out_first = o->next;
 		c->n_out--;
 		c->since_ms = now_ms();
+		c->quiet_since_ns = now_ns();
 		bool last = o->last;
 		o->done(o);
 		if (err)
@@ -313,10 +314,10 @@ static bool take_messages(struct connection *c)
 	return any;
 }
 
-/* A message was found when it was looked for at that time. */
-static void note_message(struct connection *c, int64_t looked_ns)
+/* There was a message after so long. Where its answer has to wait for the disk, it is sent later. */
+static void note_message(struct connection *c, int64_t waited_ns)
 {
-	spin_note(&c->spin, looked_ns - c->quiet_since_ns, NEXT_READ_US * NS_PER_US);
+	spin_note(&c->spin, waited_ns, NEXT_READ_US * NS_PER_US, true);
 	c->quiet_since_ns = now_ns();
 }
 
@@ -329,7 +330,7 @@ static bool spins(const struct connection *c, int64_t now)
 
 static void connection_advance(struct connection *c)
 {
-	int64_t looked_ns = now_ns();
+	int64_t looked_ns = now_ns(), waited_ns = looked_ns - c->quiet_since_ns;
 	bool any = take_messages(c), again = any;
 
 	if (!any && spins(c, looked_ns)) {
@@ -342,7 +343,7 @@ static void connection_advance(struct connection *c)
 		any = again = take_messages(c);
 	}
 	if (any)
-		note_message(c, looked_ns);
+		note_message(c, waited_ns);
 	if (again)
 		mark_changed(c);
 	if (c->state >= CONNECTION_DRAINING)

@@ -133,8 +133,9 @@ def caption(name, stacks, facts):
     return f"{case.of}: {case.title}; {stacks.total():,} samples, Linux {facts['machine']['kernel']}"
 
 
-def print_tables(profiles):
+def print_tables(profiles, facts, rounds):
     """A table of groups, then the functions with the most self time."""
+    print(f"{rounds} round{'s' * (rounds > 1)} of each, Linux {facts['machine']['kernel']}, {facts['when']}.\n")
     columns = {name: dict(flamegraph.shares(stacks, flamegraph.group_of)) for name, stacks in profiles.items()}
     groups = sorted({group for column in columns.values() for group in column},
                     key=lambda group: -max(column.get(group, 0) for column in columns.values()))
@@ -194,7 +195,7 @@ def main():
     for name, stacks in profiles.items():
         (options.into / f"flame-{name}.svg").write_text(flamegraph.draw(stacks, caption(name, stacks, facts)))
     if profiles:
-        text = report.printed_by(print_tables, profiles)
+        text = report.printed_by(print_tables, profiles, facts, options.rounds)
         print(text, end="")
         if options.docs:
             report.put_into_docs("scripts/flame --all", text)

@@ -205,7 +205,7 @@ def version(*command):
 def facts_of_run():
     return {
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": {"kernel": platform.release(), "cpus": os.cpu_count(), "arch": platform.machine()},
+        "machine": {"kernel": platform.release().split("-")[0], "cpus": os.cpu_count(), "arch": platform.machine()},
         "versions": {
             "commit": version("git", "-C", mounts.REPO, "describe", "--always", "--dirty"),
             "weed": version(weed.weed_binary(), "version"),

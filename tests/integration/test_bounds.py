@@ -111,7 +111,7 @@ def test_memory_stays_bounded_with_a_thousand_open_files(cluster, thousand, moun
 
 @pytest.mark.skipif(mounts.sanitized(), reason="a sanitizer's memory is not kelpfs's")
 @pytest.mark.usefixtures("many_descriptors")
-@pytest.mark.timeout(300)  # the names may have to be stored first
+@pytest.mark.timeout(1200)  # the names may have to be stored first
 def test_memory_stays_bounded_with_names_open_files_and_streams_at_once(cluster, large, thousand, streams,
                                                                         mount_kelpfs):
     """The kernel knows 100,000 names and has 1,000 files open, and meanwhile 64 streams are read."""

@@ -17,7 +17,7 @@ from test_mount_agent import require
 pytestmark = [
     pytest.mark.skipif(os.environ.get("KELP_TEST_MOUNT") == "weed", reason="about kelpfs's own settings"),
     pytest.mark.sanitized,
-    pytest.mark.timeout(300),  # the first has the whole corpus written, and an SSD tier filled
+    pytest.mark.timeout(1800),  # the first has the whole corpus written, and an SSD tier filled
 ]
 
 KIB = 1 << 10
@@ -25,6 +25,8 @@ MIB = 1 << 20
 SLAB_BYTES = 8 * MIB
 BLOCK_BYTES = 128 * KIB  # with that slab
 SLAB_BLOCKS = SLAB_BYTES // BLOCK_BYTES  # an eighth of them is set aside for reads around the cache
+# So that no server is given up, however slow sanitizers and the machine are.
+PATIENT = ("timeout=100", "stall_timeout=30")
 READERS = 64  # as many at once as there are blocks
 WAYS = ("http", "agent")
 SPLICE = ("splice=on", "splice=off")
@@ -103,7 +105,7 @@ def warm_dir(everything, work_dir, _mount_factory):
     """Of an SSD tier that has all that it ever gets: what a slow disk dropped comes the next time."""
     path = work_dir / "warm-ssd"
     for _ in range(10):
-        mounted = [_mount_factory(filer, ["agent=off", f"cache_dir={path}"]) for filer in everything]
+        mounted = [_mount_factory(filer, ["agent=off", f"cache_dir={path}", *PATIENT]) for filer in everything]
         for file, data in below(mounted, everything):
             read_whole(file, data)
         written = Counts(mounted)["ssd_written_bytes"]
@@ -120,7 +122,7 @@ def files(request, everything, agent, tmp_path, mount_kelpfs):
     """[(path, bytes)] of everything, with a slab of which little stays, in that setting; afterwards the mounts
     have to have counted what only that setting makes."""
     way, splice, tier = request.param
-    options = [f"slab={SLAB_BYTES}", "threads=64", splice, *(require(agent) if way == "agent" else ["agent=off"])]
+    options = [f"slab={SLAB_BYTES}", "threads=64", splice, *PATIENT, *(require(agent) if way == "agent" else ["agent=off"])]
     if tier != "no ssd":
         cache_dir = request.getfixturevalue("warm_dir") if tier == "warm ssd" else tmp_path / "ssd"
         options.append(f"cache_dir={cache_dir}")
@@ -177,7 +179,7 @@ def test_readers_read_right_when_every_access_evicts(corpus, agent, mount_kelpfs
     others were read since. As many are in use at once as there are."""
     opened = [corpus(door) for door in DOORS_OF_PLAIN_BLOCKS]
     mount = mount_kelpfs(opened[0].filer, options=[
-        f"slab={SLAB_BYTES}", "threads=64", "readahead=0", "direct_io", f"max_read={BLOCK_BYTES}", splice,
+        f"slab={SLAB_BYTES}", "threads=64", "readahead=0", "direct_io", f"max_read={BLOCK_BYTES}", splice, *PATIENT,
         *(require(agent) if way == "agent" else ["agent=off"])])
     pieces = [(mount.path / f"{o.directory}/{name}".lstrip("/"), data, start) for o in opened
               for name, data in o.files.items() for start in range(0, len(data), MIB)]

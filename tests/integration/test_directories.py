@@ -43,14 +43,18 @@ def test_ls_l_lists_completely_with_attributes(large, mnt):
 
 def test_ls_f_starts_at_once(large, cluster, mount_kelpfs):
     """Long before it has all, however slow the machine is."""
-    path = mount_kelpfs(cluster).path / "large"
-    start = time.monotonic()
-    with subprocess.Popen(["ls", "-f", path], stdout=subprocess.PIPE, bufsize=0) as ls:
-        assert ls.stdout.read(1)
-        first_s = time.monotonic() - start
-        while ls.stdout.read(1 << 20):
-            pass
-    assert first_s < max(0.5, (time.monotonic() - start) / 3)
+
+    def starts_at_once():
+        path = mount_kelpfs(cluster).path / "large"
+        start = time.monotonic()
+        with subprocess.Popen(["ls", "-f", path], stdout=subprocess.PIPE, bufsize=0) as ls:
+            assert ls.stdout.read(1)
+            first_s = time.monotonic() - start
+            while ls.stdout.read(1 << 20):
+                pass
+        return first_s < max(0.5, (time.monotonic() - start) / 3)
+
+    assert any(starts_at_once() for _ in range(3))
 
 
 @pytest.mark.skipif(mounts.sanitized(), reason="a sanitizer's memory is not kelpfs's")

@@ -77,12 +77,13 @@ def test_a_mount_older_than_the_filers_grpc_port_reads_from_volume_servers_later
     assert read_past_caches(mount.path / "data.bin", 0, MIB) == DATA[:MIB]
     assert "no master is known" in mount.log_text() and FOUND not in mount.log_text()
     relay.open()
-    weed.wait_until(lambda: FOUND in mount.log_text(), "the masters to be found")
+    weed.wait_until(lambda: FOUND in mount.log_text(), "the masters to be found", timeout_s=180)
+    asked = relay.connections
     assert read_past_caches(mount.path / "data.bin", MIB, MIB) == DATA[MIB:]
     sources = reads_by_source(mount)
     assert sources["filer"][1] == MIB and sources["http"][1] == MIB
     assert mount.log_text().count(FOUND) == 1
-    assert relay.connections == 1, "it is not asked again when it has answered"
+    assert relay.connections == asked, "it is not asked again when it has answered"
 
 
 def test_serve_learns_which_servers_a_volume_has(cluster, filer, relay, work_dir):
@@ -96,7 +97,7 @@ def test_serve_learns_which_servers_a_volume_has(cluster, filer, relay, work_dir
     try:
         assert read().status == 400
         relay.open()
-        weed.wait_until(lambda: read().status == 200, "the volume server to be known")
+        weed.wait_until(lambda: read().status == 200, "the volume server to be known", timeout_s=180)
         assert read().data == data
     finally:
         serve.end()

@@ -25,7 +25,7 @@ static void it_goes_on_for_twice_as_long_as_waits_take(void **state)
 
 	(void)state;
 	for (int i = 0; i < 100; i++)
-		spin_note(&s, MAX_NS / 10, MAX_NS);
+		spin_note(&s, MAX_NS / 10, MAX_NS, true);
 	assert_in_range(spin_window_ns(&s, MAX_NS), MAX_NS / 6, MAX_NS / 5);
 }
 
@@ -35,8 +35,8 @@ static void one_long_wait_does_not_end_it(void **state)
 
 	(void)state;
 	for (int i = 0; i < 100; i++)
-		spin_note(&s, MAX_NS / 10, MAX_NS);
-	spin_note(&s, LONG_NS, MAX_NS);
+		spin_note(&s, MAX_NS / 10, MAX_NS, true);
+	spin_note(&s, LONG_NS, MAX_NS, true);
 	assert_true(spin_window_ns(&s, MAX_NS) > 0);
 }
 
@@ -47,10 +47,10 @@ static void where_waits_are_long_it_is_tried_now_and_then(void **state)
 
 	(void)state;
 	for (int i = 0; i < 100; i++)
-		spin_note(&s, LONG_NS, MAX_NS);
+		spin_note(&s, LONG_NS, MAX_NS, true);
 	for (int i = 0; i < 90; i++) {
 		tried += spin_window_ns(&s, MAX_NS) > 0;
-		spin_note(&s, LONG_NS, MAX_NS);
+		spin_note(&s, LONG_NS, MAX_NS, true);
 	}
 	assert_int_equal(tried, 90 / (SPIN_TRY_EVERY + 1));
 }
@@ -61,11 +61,26 @@ static void it_is_taken_up_again_where_trying_it_pays(void **state)
 
 	(void)state;
 	for (int i = 0; i < 100; i++)
-		spin_note(&s, LONG_NS, MAX_NS);
+		spin_note(&s, LONG_NS, MAX_NS, true);
 	while (spin_window_ns(&s, MAX_NS) == 0)
-		spin_note(&s, LONG_NS, MAX_NS);
-	spin_note(&s, MAX_NS / 2, MAX_NS);
+		spin_note(&s, LONG_NS, MAX_NS, true);
+	spin_note(&s, MAX_NS / 2, MAX_NS, true);
 	assert_int_equal(spin_window_ns(&s, MAX_NS), MAX_NS);
+}
+
+static void a_try_that_could_not_be_made_is_still_to_come(void **state)
+{
+	struct spin s = { 0 };
+
+	(void)state;
+	for (int i = 0; i < 100; i++)
+		spin_note(&s, LONG_NS, MAX_NS, true);
+	while (spin_window_ns(&s, MAX_NS) == 0)
+		spin_note(&s, LONG_NS, MAX_NS, true);
+	spin_note(&s, LONG_NS, MAX_NS, false);
+	assert_true(spin_window_ns(&s, MAX_NS) > 0);
+	spin_note(&s, LONG_NS, MAX_NS, true);
+	assert_int_equal(spin_window_ns(&s, MAX_NS), 0);
 }
 
 static void who_wants_none_gets_none(void **state)
@@ -75,7 +90,7 @@ static void who_wants_none_gets_none(void **state)
 	(void)state;
 	for (int i = 0; i < 100; i++) {
 		assert_int_equal(spin_window_ns(&s, 0), 0);
-		spin_note(&s, i, 0);
+		spin_note(&s, i, 0, true);
 	}
 }
 
@@ -87,6 +102,7 @@ int main(void)
 		cmocka_unit_test(one_long_wait_does_not_end_it),
 		cmocka_unit_test(where_waits_are_long_it_is_tried_now_and_then),
 		cmocka_unit_test(it_is_taken_up_again_where_trying_it_pays),
+		cmocka_unit_test(a_try_that_could_not_be_made_is_still_to_come),
 		cmocka_unit_test(who_wants_none_gets_none),
 	};
 

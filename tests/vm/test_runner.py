@@ -187,11 +187,9 @@ def test_rping_crosses_the_wire_between_two_vms(run):
 
 
 def test_pair_ends_with_the_second_command(run):
-    began = time.monotonic()
     result = run("--pair", "echo one; sleep 1000", "echo two; exit 3")
     check(result, 3)
     assert sorted(result.stdout.splitlines()) == ["1| one", "2| two"]
-    assert time.monotonic() - began < 900
 
 
 def test_hung_command_is_ended_by_the_timeout(run):
