@@ -22,11 +22,13 @@
 #define BLOCK (128 * KIB) /* of the smallest slab */
 #define TIMEOUT_MS 5000
 #define NEEDLE_BYTES_MAX (64 * MIB)
+#define KEYS 16 /* whose highest byte is kept */
 
 /* A source of patterned needles that counts what is asked, and fails and dawdles on demand: what a
  * real server does not show at will. */
 struct store {
 	atomic_uint_fast64_t ranges, wholes, bytes;
+	atomic_uint_fast64_t high[KEYS]; /* of each key: where the farthest range ended */
 	atomic_int under_way;
 	atomic_int delay_ms; /* of each request */
 	atomic_int fail_next; /* so many requests get fail_err */
@@ -61,6 +63,15 @@ static int store_fault(struct store *st, struct deadline d)
 	return 0;
 }
 
+static void store_note_high(struct store *st, uint64_t key, uint64_t end)
+{
+	atomic_uint_fast64_t *high = &st->high[key % KEYS];
+	uint_fast64_t before = atomic_load(high);
+
+	while (before < end && !atomic_compare_exchange_weak(high, &before, end))
+		;
+}
+
 static int store_read_range(void *self, struct server *server, struct needle_range *r,
 			    struct deadline d)
 {
@@ -81,6 +92,7 @@ static int store_read_range(void *self, struct server *server, struct needle_ran
 	if (!err) {
 		r->got = at - r->offset;
 		atomic_fetch_add(&st->bytes, r->got);
+		store_note_high(st, r->fid.key, at);
 	}
 	atomic_fetch_sub(&st->under_way, 1);
 	return err;
@@ -399,6 +411,71 @@ static void blocks_under_prefetch_are_fetched_in_large_requests(void **state)
 	read_file_close(file);
 }
 
+/* How far beyond a reader's position that needle has been fetched. */
+static uint64_t ahead_of(struct fixture *f, uint64_t key, uint64_t position)
+{
+	uint64_t high = atomic_load(&f->store.high[key % KEYS]);
+
+	return high > position ? high - position : 0;
+}
+
+enum { STREAMS = 8 };
+#define STREAM_BYTES (16 * MIB)
+/* What one of so many may have ahead: its part of half the slab, rounded up to a block. */
+#define STREAM_SHARE (SLAB_BYTES_MIN / 2 / STREAMS + BLOCK)
+
+/* The first has bytes all along, the others only so many, and a hole behind them. */
+static void open_streams(struct fixture *f, uint64_t bytes, struct read_file *ret[STREAMS])
+{
+	for (size_t i = 0; i < STREAMS; i++) {
+		struct chunk c = chunk(i, 0, i == 0 ? STREAM_BYTES : bytes, 1);
+
+		ret[i] = open_chunks(f, &c, 1, STREAM_BYTES);
+	}
+}
+
+/* Each reads a block, and again. */
+static void read_in_turn(struct read_file *files[STREAMS], uint64_t from, uint64_t to)
+{
+	for (uint64_t at = from; at < to; at += BLOCK)
+		for (size_t i = 0; i < STREAMS; i++)
+			assert_reads(files[i], at, BLOCK);
+}
+
+static void streams_share_what_may_be_read_ahead(void **state)
+{
+	struct fixture *f = *state;
+	struct read_file *files[STREAMS];
+
+	open_streams(f, STREAM_BYTES, files);
+	for (uint64_t at = 0; at < 4 * MIB; at += MIB) {
+		read_in_turn(files, at, at + MIB);
+		settle(f);
+		for (size_t i = 0; i < STREAMS; i++)
+			assert_true(ahead_of(f, i, at + MIB) <= STREAM_SHARE);
+	}
+	assert_true(stats_of(f).bytes_prefetched > 0); /* else nothing was tried */
+	for (size_t i = 0; i < STREAMS; i++)
+		read_file_close(files[i]);
+}
+
+static void the_share_of_files_that_were_closed_goes_to_the_others(void **state)
+{
+	struct fixture *f = *state;
+	struct read_file *files[STREAMS];
+
+	/* of the others nothing is left unread, which would take memory for a while */
+	open_streams(f, MIB, files);
+	read_in_turn(files, 0, MIB);
+	for (size_t i = 1; i < STREAMS; i++)
+		read_file_close(files[i]);
+	for (uint64_t at = MIB; at < 8 * MIB; at += BLOCK)
+		assert_reads(files[0], at, BLOCK);
+	settle(f);
+	assert_true(ahead_of(f, 0, 8 * MIB) > 2 * STREAM_SHARE);
+	read_file_close(files[0]);
+}
+
 static void an_encoded_chunk_is_decoded_once_for_all_its_blocks(void **state)
 {
 	struct fixture *f = *state;
@@ -694,6 +771,8 @@ int main(void)
 		TEST(what_was_read_is_not_fetched_again),
 		TEST(a_sequential_reader_finds_the_next_bytes_waiting),
 		TEST(blocks_under_prefetch_are_fetched_in_large_requests),
+		TEST(streams_share_what_may_be_read_ahead),
+		TEST(the_share_of_files_that_were_closed_goes_to_the_others),
 		TEST_ALONE(an_encoded_chunk_is_decoded_once_for_all_its_blocks),
 		TEST(an_encoded_chunk_is_decoded_once_for_all_its_blocks),
 		TEST(the_same_needle_decoded_otherwise_is_not_mixed_up),

@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import resource
+import stat
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -83,12 +85,12 @@ def many_descriptors():
 
 
 @contextlib.contextmanager
-def open_at_once(paths):
+def open_at_once(paths, flags=0):
     """Their descriptors."""
     with contextlib.ExitStack() as stack:
         opened = []
         for path in paths:
-            opened.append(os.open(path, os.O_RDONLY))
+            opened.append(os.open(path, os.O_RDONLY | flags))
             stack.callback(os.close, opened[-1])
         yield opened
 
@@ -127,6 +129,86 @@ def test_memory_stays_bounded_with_names_open_files_and_streams_at_once(cluster,
     assert counted["kelpfs_open_files"] >= OPEN_FILES
     assert counted["kelpfs_cache_evictions_total"] > 0, "the slab was never full: this shows nothing"
     assert_bounded(mount)
+
+
+# Readahead
+
+POOL = 32  # needles, which the deep files share: four times the slab in all
+DEEP_BYTES = 4 * MIB
+DEEP_APART = 96 * KIB  # where readers of one needle begin
+STEP = 128 * KIB
+STEPS = 5  # three show that a reader is sequential
+UNREAD_SHARE = 2  # of the slab, in cache/blockcache.c
+
+
+@pytest.fixture(scope="module")
+def deep(cluster, work_dir):
+    """The needles of OPEN_FILES files, /deep/0 and so on, each of one needle."""
+    filer = wire.Http(cluster.filer_port)
+    needles = [doors.noise(DEEP_BYTES, f"deep{n}") for n in range(POOL)]
+    for n, data in enumerate(needles):
+        filer.put(f"/deep-pool/{n}", data, "maxMB=4")
+    fids = [filer.entry(f"/deep-pool/{n}")["chunks"][0]["file_id"] for n in range(POOL)]
+    entries = [("/", wire.entry("deep", stat.S_IFDIR | 0o755))]
+    entries += [("/deep", wire.entry(str(n), stat.S_IFREG | 0o644, DEEP_BYTES,
+                                     [wire.chunk(fids[n % POOL], 0, DEEP_BYTES, 1000)])) for n in range(OPEN_FILES)]
+    wire.load_entries(cluster, work_dir, entries)
+    return needles
+
+
+class Watch:
+    """Looks at a mount's counters over and over while it is entered."""
+
+    def __init__(self, mount):
+        self.mount = mount
+        self.seen = []
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._look)
+
+    def _look(self):
+        while not self.over.is_set():
+            self.seen.append(stats(self.mount))
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.thread.join()
+        self.seen.append(stats(self.mount))
+
+
+def unread_bytes(counted):
+    """Of blocks that are being fetched ahead or were, and wait for their reader."""
+    return counted["kelpfs_readahead_bytes_total"] - sum(
+        counted[f"kelpfs_readahead_{what}_bytes_total"] for what in ("used", "wasted"))
+
+
+def read_step(opened, needles, step):
+    def read(n):
+        offset = n // POOL * DEEP_APART + step * STEP
+        assert_same(os.pread(opened[n], STEP, offset), needles[n % POOL][offset:offset + STEP], f"{n} at {offset}")
+
+    with ThreadPoolExecutor(READERS) as pool:
+        list(pool.map(read, range(len(opened))))
+
+
+@pytest.mark.usefixtures("many_descriptors")
+@pytest.mark.timeout(300)
+def test_readahead_of_a_thousand_sequential_readers_stays_within_its_share_of_the_slab(cluster, deep, mount_kelpfs):
+    mount = mount_kelpfs(cluster, options=[f"slab={SLAB_MIB}M"])
+    paths = (mount.path / f"deep/{n}" for n in range(OPEN_FILES))
+    with open_at_once(paths, os.O_DIRECT) as opened, Watch(mount) as watch:
+        for step in range(STEPS):
+            read_step(opened, deep, step)
+    last = watch.seen[-1]
+    assert last["kelpfs_readahead_bytes_total"] > SLAB_MIB * MIB, "too little was read ahead: this shows nothing"
+    assert last["kelpfs_readahead_used_bytes_total"] > 0
+    assert max(map(unread_bytes, watch.seen)) <= SLAB_MIB * MIB / UNREAD_SHARE
+    assert max(counted["kelpfs_slab_used_bytes"] for counted in watch.seen) <= SLAB_MIB * MIB
+    if not mounts.sanitized():
+        assert_bounded(mount)
 
 
 # What the cache keeps
