@@ -1,6 +1,7 @@
 """Many small files: what is fetched ahead on a walk over a directory, and what is asked for how often."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -10,12 +11,14 @@ import time
 import pytest
 
 import corpus as doors
+import weed
 import wire
 
 FILES = 100
 SIZE = 700
 TRIES = 20
 AHEAD_MAX = 32  # fs/ahead.h
+A_FEW = 20  # requests that are no file's: where needles are, and connections
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +126,35 @@ def test_without_readahead_nothing_is_fetched_ahead(http, servers, mount_kelpfs)
     read_in_order(mount.path / "off", 6)
     time.sleep(1)
     assert needles_read(mount) == 6
+
+
+def requests_made(mount):
+    """To others than volume servers, and for needles."""
+    stats = json.loads((mount.path / ".kelpfs/stats").read_text())
+    needles = sum(n for source, n in stats["kelpfs_source_reads_total"].items() if source not in ("cache", "ssd"))
+    return stats["kelpfs_http_requests_total"], needles
+
+
+def costs(mount, function):
+    before = requests_made(mount)
+    function()
+    return [now - then for now, then in zip(requests_made(mount), before, strict=True)]
+
+
+@pytest.mark.parametrize("consistency, asked_at_open", [("open", FILES), ("events", 0)])
+def test_a_listed_small_file_costs_one_needle_and_at_most_an_open(http, servers, mount_kelpfs, consistency,
+                                                                 asked_at_open):
+    name = f"requests-{consistency}"
+    make_directory(http, name)
+    http.put(f"/{name}-other", b"other")
+    mount = mount_kelpfs(servers, options=["agent=off", f"consistency={consistency}"])
+    if consistency == "events":  # they have to come first, and what was just changed is asked for
+        other = mount.path / f"{name}-other"
+        weed.wait_until(lambda: costs(mount, other.read_bytes)[0] == 0, "events to be trusted")
+    names = [entry.name for entry in os.scandir(mount.path / name)]
+    asked, needles = costs(mount, lambda: [(mount.path / name / each).read_bytes() for each in names])
+    assert asked_at_open <= asked <= asked_at_open + A_FEW
+    assert needles == FILES
 
 
 def test_a_name_that_is_not_there_is_remembered_if_asked_for(http, servers, mount_kelpfs):
