@@ -193,7 +193,7 @@ int slab_new(size_t bytes, struct slab **ret)
 {
 	if (bytes < SLAB_BYTES_MIN || bytes > SLAB_PAGES_MAX * PAGE_BYTES - SLAB_CLASS_MAX)
 		return -EINVAL;
-	bytes = (bytes + SLAB_CLASS_MAX - 1) & ~(SLAB_CLASS_MAX - 1);
+	bytes = slab_rounded_bytes(bytes);
 
 	int err = -ENOMEM;
 	struct slab *s = calloc(1, sizeof(*s));

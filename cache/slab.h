@@ -28,7 +28,13 @@ struct slab_stats {
 	uint64_t failed; /* allocations refused for want of memory */
 };
 
-/* bytes is rounded up to SLAB_CLASS_MAX. Memory is committed when first touched. 0 or -errno. */
+/* What slab_new() makes of bytes: they are rounded up to SLAB_CLASS_MAX. */
+static inline size_t slab_rounded_bytes(size_t bytes)
+{
+	return (bytes + SLAB_CLASS_MAX - 1) & ~(SLAB_CLASS_MAX - 1);
+}
+
+/* Memory is committed when first touched. 0 or -errno. */
 int slab_new(size_t bytes, struct slab **ret);
 
 /* Has the kernel give the region's pages now, in the background, so that no read pays for a first touch

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cache/slab.h"
 #include "filer/base/base.h"
 #include "filer/http.h"
 #include "filer/locate.h"
@@ -14,6 +15,7 @@
 #include "filer/token.h"
 #include "fs/fetch.h"
 #include "fs/log.h"
+#include "fs/memlock.h"
 #include "fs/options.h"
 #include "fs/rdma_map.h"
 #include "rdma/client.h"
@@ -160,18 +162,14 @@ static bool map_agent(void *arg, const struct endpoint *server, struct endpoint 
 	return rdma_map_find(arg, server, ret);
 }
 
-static int is_active(void *arg, const struct device_port *p)
-{
-	(void)arg;
-	return p->active;
-}
-
-/* 0: there is no device, or the slab may be registered with it. Else -EPERM and a message. */
 static int check_memlock(const struct options *o, char *message, size_t bytes)
 {
-	if (device_walk(is_active, NULL) <= 0)
-		return 0;
-	return device_allow_memlock(verbs_locked_bytes(o->slab_bytes), message, bytes);
+	const struct verbs_memory memory = { .region_bytes = slab_rounded_bytes(o->slab_bytes),
+					     .devices = device_count_active(o->rdma_device),
+					     .agents = VERBS_AGENTS_PRESUMED,
+					     .connections = CLIENT_CONNECTIONS_MAX };
+
+	return memlock_allow(&memory, message, bytes);
 }
 
 static int open_rdma(const struct options *o, struct client_config cfg, struct cluster *c,

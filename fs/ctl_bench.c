@@ -17,6 +17,7 @@
 #include "fs/ctl_path.h"
 #include "fs/ctl_reach.h"
 #include "fs/fetch.h"
+#include "fs/memlock.h"
 #include "rdma/device.h"
 #include "rdma/verbs.h"
 
@@ -584,7 +585,12 @@ static int get_memory(struct bench *b, char *message, size_t bytes)
 				"than %" PRIu64 " are too much (--sizes, --depths)",
 				b->memory_bytes / MIB, MEMORY_BYTES_MAX / MIB);
 	if (o->via & VIA_RDMA) {
-		int err = device_allow_memlock(b->memory_bytes, message, bytes);
+		const struct verbs_memory memory = { .region_bytes = b->memory_bytes,
+						     .devices = device_count_active(NULL),
+						     .agents = o->has_agent ? 1
+									    : VERBS_AGENTS_PRESUMED,
+						     .connections = o->connections };
+		int err = memlock_allow(&memory, message, bytes);
 		if (err)
 			return err;
 	}

@@ -20,6 +20,7 @@
 #include "rdma/client.h"
 #include "rdma/device.h"
 
+#define PAGE_BYTES 4096
 #define EXPIRE_MS 250 /* how often files are looked at */
 #define NS_PER_MS 1000000L
 /* Reads under way are ended within their own time; then who has not taken the answer is cut off. */
@@ -43,6 +44,8 @@ static int open_cluster(struct serve *s, char *message, size_t bytes)
 	struct options cluster = o->cluster;
 
 	cluster.threads = o->reads_max;
+	/* Registered for the time of a read; it need not begin or end with a page. */
+	cluster.slab_bytes = o->memory_bytes + 2 * (uint64_t)o->reads_max * PAGE_BYTES;
 	cluster.agent = o->via & VIA_AGENT ? AGENT_AUTO : AGENT_OFF;
 	cluster.rdma = o->via & VIA_RDMA ? AGENT_AUTO : AGENT_OFF;
 	cluster.rdma_tos = RDMA_TOS_SYSTEM;

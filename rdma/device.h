@@ -49,6 +49,9 @@ const struct device_gid *device_best_gid(const struct device_port *p);
 /* The IP addresses where connections over the active ports can be made, at most max. */
 size_t device_addresses(uint16_t port, struct wire_address *ret, size_t max);
 
+/* Devices with an active port; only: that one alone, if not NULL. */
+unsigned device_count_active(const char *only);
+
 /* Whether so much memory may be registered, once the soft limit is raised as far as needed: 0, or -EPERM
  * with a message that says how much must be permitted (RLIMIT_MEMLOCK), and where. */
 int device_allow_memlock(uint64_t bytes, char *message, size_t message_bytes);

@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <linux/capability.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -24,6 +25,33 @@ static bool is_exempt(void)
 	    !(data[CAP_TO_INDEX(CAP_IPC_LOCK)].effective & CAP_TO_MASK(CAP_IPC_LOCK)))
 		return false;
 	return stat("/proc/self/ns/user", &st) == 0 && st.st_ino == FIRST_USER_NAMESPACE;
+}
+
+struct active {
+	const char *only;
+	unsigned n;
+	char last[DEVICE_NAME_MAX];
+};
+
+/* All ports of a device are visited in a row. */
+static int count_active(void *arg, const struct device_port *p)
+{
+	struct active *a = arg;
+
+	if (!p->active || strcmp(p->device, a->last) == 0 ||
+	    (a->only && strcmp(p->device, a->only) != 0))
+		return 0;
+	snprintf(a->last, sizeof(a->last), "%s", p->device);
+	a->n++;
+	return 0;
+}
+
+unsigned device_count_active(const char *only)
+{
+	struct active a = { .only = only };
+
+	device_walk(count_active, &a);
+	return a.n;
 }
 
 static bool is_enough(rlim_t limit, uint64_t bytes)

@@ -87,10 +87,11 @@ int verbs_set(const struct verbs_settings *s)
 	return 0;
 }
 
-uint64_t verbs_locked_bytes(uint64_t region_bytes)
+uint64_t verbs_locked_bytes(const struct verbs_memory *m)
 {
-	return region_bytes + CLIENT_CONNECTIONS_MAX * link_memory_bytes(WIRE_MESSAGE_BYTES_MAX,
-									 LINK_REQUEST_BYTES_MAX);
+	return m->devices * m->region_bytes +
+	       (uint64_t)m->agents * m->connections *
+		       link_locked_bytes(WIRE_MESSAGE_BYTES_MAX, LINK_REQUEST_BYTES_MAX);
 }
 
 static atomic_uint spinners; /* threads that poll */

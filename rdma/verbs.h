@@ -19,8 +19,19 @@ extern const struct client_transport client_verbs;
  * cache/slab.h, 1 to VERBS_REGIONS_MAX. Returns 0, -EINVAL or -EEXIST. Thread-safe. */
 int verbs_region_add(uint32_t region, void *base, size_t bytes);
 
-/* Memory that is locked with regions of so many bytes and all connections that there may be to one agent. */
-uint64_t verbs_locked_bytes(uint64_t region_bytes);
+/* What a client may come to use at once. */
+struct verbs_memory {
+	uint64_t region_bytes; /* of all regions, and of other memory that is read into */
+	unsigned devices; /* each has the regions locked once more */
+	unsigned agents;
+	unsigned connections; /* to each of them */
+};
+
+/* How many agents are counted on where nobody knows. */
+#define VERBS_AGENTS_PRESUMED 16
+
+/* Memory that is locked then, for which RLIMIT_MEMLOCK must have room. */
+uint64_t verbs_locked_bytes(const struct verbs_memory *m);
 
 /* Forgets all regions and lets go of all devices; no connection may be left. */
 void verbs_release(void);

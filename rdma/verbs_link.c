@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "filer/base/base.h"
 #include "rdma/completions.h"
@@ -14,6 +15,9 @@
 #define EVENTS_ACK_EVERY 128
 #define QUIET_MAX 8 /* completions that tell nothing, in one call */
 #define PAGE_BYTES 4096
+/* What a device's driver locks for a queue pair, its completion queue and their doorbells. Drivers do not
+ * tell: an estimate from the queues' lengths and the largest work requests. Soft-RoCE locks nothing. */
+#define QUEUES_BYTES_MAX ((size_t)64 << 10)
 /* Inline data to ask for; devices that have less refuse to make the queue pair. */
 static const uint32_t inline_wishes[] = { 256, 64, 0 };
 
@@ -139,17 +143,25 @@ static int make_qp(struct link *l, const struct link_config *cfg)
 	return err;
 }
 
-size_t link_memory_bytes(size_t receive_bytes_max, size_t send_bytes_max)
+static size_t memory_bytes(size_t receive_bytes_max, size_t send_bytes_max)
 {
 	return LINK_RECEIVES * (LINK_PREFIX_BYTES + receive_bytes_max) +
 	       LINK_SENDS * (LINK_PREFIX_BYTES + send_bytes_max);
+}
+
+size_t link_locked_bytes(size_t receive_bytes_max, size_t send_bytes_max)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	size_t bytes = memory_bytes(receive_bytes_max, send_bytes_max);
+
+	return (bytes + page - 1) / page * page + QUEUES_BYTES_MAX;
 }
 
 static int make_buffers(struct link *l, const struct link_config *cfg)
 {
 	l->receive_size = LINK_PREFIX_BYTES + cfg->receive_bytes_max;
 	l->send_size = LINK_PREFIX_BYTES + cfg->send_bytes_max;
-	size_t bytes = link_memory_bytes(cfg->receive_bytes_max, cfg->send_bytes_max);
+	size_t bytes = memory_bytes(cfg->receive_bytes_max, cfg->send_bytes_max);
 	int err = posix_memalign((void **)&l->memory, PAGE_BYTES, bytes);
 
 	if (err) {

@@ -89,8 +89,8 @@ struct link_event {
 	unsigned read; /* LINK_READ_DONE: as given */
 };
 
-/* Memory that a link registers. */
-size_t link_memory_bytes(size_t receive_bytes_max, size_t send_bytes_max);
+/* Memory that is locked for a link, whole pages: its messages', and its queues'. */
+size_t link_locked_bytes(size_t receive_bytes_max, size_t send_bytes_max);
 
 /* Makes the queue pair and posts its receives. Returns 0 or -errno. */
 int link_open(struct link *l, const struct link_config *cfg);

@@ -24,9 +24,10 @@ int verbs_region_add(uint32_t region, void *base, size_t bytes)
 	return 0;
 }
 
-uint64_t verbs_locked_bytes(uint64_t region_bytes)
+uint64_t verbs_locked_bytes(const struct verbs_memory *m)
 {
-	return region_bytes;
+	(void)m;
+	return 0;
 }
 
 void verbs_release(void)

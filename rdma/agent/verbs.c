@@ -378,7 +378,7 @@ uint64_t agent_verbs_locked_bytes(const struct agent *a)
 	uint64_t links = (uint64_t)a->cfg.connections_max + AGENT_REFUSALS_MAX;
 
 	return a->cfg.staging_bytes_max +
-	       links * link_memory_bytes(LINK_REQUEST_BYTES_MAX, WIRE_MESSAGE_BYTES_MAX);
+	       links * link_locked_bytes(LINK_REQUEST_BYTES_MAX, WIRE_MESSAGE_BYTES_MAX);
 }
 
 static int open_link(struct connection *c)

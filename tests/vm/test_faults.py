@@ -343,30 +343,71 @@ def test_without_devices_reads_go_over_tcp(cluster, no_devices, work_dir, open_p
 # Memory
 
 
-LITTLE_MEMORY = ["prlimit", "--memlock=1048576:1048576", "setpriv", "--bounding-set=-ipc_lock",
-                 "--inh-caps=-ipc_lock"]
+# What is locked at most for connections to 16 agents: 10 to each, 24 messages of 16 KiB and 16 of 4 KiB for each,
+# 8 bytes before each message, in whole pages; 64 KiB for queues.
+LINKS_KIB = 16 * 10 * (113 * 4 + 64)
 
 
-def test_too_little_memory_may_be_locked(cluster, start_agent, rdma_map, file, work_dir):
-    """One line says the number, and TCP carries on."""
+def locked_kib(slab_mib):
+    """What a mount has to be permitted."""
+    states = (state.read_text() for state in Path("/sys/class/infiniband").glob("*/ports/*/state"))
+    return sum("ACTIVE" in state for state in states) * slab_mib * 1024 + LINKS_KIB
+
+
+def permitted(kib):
+    return ["prlimit", f"--memlock={kib * 1024}:{kib * 1024}", "setpriv", "--bounding-set=-ipc_lock",
+            "--inh-caps=-ipc_lock"]
+
+
+@pytest.fixture
+def complaints_of_memory(cluster, start_agent, rdma_map, file, work_dir):
+    """What the log says if so many KiB may be locked, and reads come over RDMA then, or do not."""
     agent = start_agent(cluster)
-    options = ["rdma=auto", f"agent_port={agent.port}", f"rdma_map={rdma_map(agent.port)}", "slab=16M"]
-    mount = mounts.KelpMount(cluster.filer, work_dir / "mnt" / "little", work_dir, options, "kelpfs-little",
-                             under=LITTLE_MEMORY)
-    place = Place(mount, agent, file)
-    try:
-        assert place.read() < BOUND_S and not place.came_over_rdma()
-    finally:
-        place.close()
-        mount.end()
-    lines = [line for line in mount.log_text().splitlines() if "locked memory" in line]
-    assert len(lines) == 1 and "ulimit -l " in lines[0] and "LimitMEMLOCK" in lines[0], mount.log_text()
+    # a slab that is rounded up
+    options = ["rdma=auto", f"agent_port={agent.port}", f"rdma_map={rdma_map(agent.port)}", "slab=17M"]
+
+    def read(kib, over_rdma):
+        mount = mounts.KelpMount(cluster.filer, work_dir / "mnt" / f"memory-{kib}", work_dir, options,
+                                 f"kelpfs-memory-{kib}", under=permitted(kib))
+        place = Place(mount, agent, file)
+        try:
+            assert place.read() < BOUND_S
+            if over_rdma:
+                place.await_rdma()
+            else:
+                assert not place.came_over_rdma()
+        finally:
+            place.close()
+            mount.end()
+        return [line for line in mount.log_text().splitlines() if "locked memory" in line]
+
+    return read
+
+
+def test_too_little_memory_may_be_locked(complaints_of_memory):
+    """One line says the number, and TCP carries on."""
+    lines = complaints_of_memory(1024, over_rdma=False)
+    assert len(lines) == 1 and f"ulimit -l {locked_kib(20)}," in lines[0] and "LimitMEMLOCK" in lines[0], lines
+
+
+def test_memory_that_is_said_to_be_needed_is_enough(complaints_of_memory):
+    assert not complaints_of_memory(locked_kib(20), over_rdma=True)
+
+
+def test_memory_for_the_slab_alone_is_not_enough(complaints_of_memory):
+    assert len(complaints_of_memory(20 * 1024, over_rdma=False)) == 1
+
+
+def test_memory_for_a_few_connections_is_used_with_a_warning(complaints_of_memory):
+    lines = complaints_of_memory(26 * 1024, over_rdma=True)
+    assert len(lines) == 1 and f"ulimit -l {locked_kib(20)}," in lines[0], lines
 
 
 def test_mount_that_requires_rdma_says_how_much_memory_must_be_locked(cluster, tmp_path):
-    result = subprocess.run([*LITTLE_MEMORY, mounts.kelpfs_binary(), cluster.filer, tmp_path, "-o", "rdma=require"],
+    result = subprocess.run([*permitted(1024), mounts.kelpfs_binary(), cluster.filer, tmp_path, "-o", "rdma=require"],
                             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
-    assert result.returncode == 1 and "locked memory" in result.stderr and "ulimit -l " in result.stderr, result
+    assert result.returncode == 1 and "locked memory" in result.stderr, result
+    assert f"ulimit -l {locked_kib(256)}," in result.stderr, result
 
 
 FLIPS = 2
