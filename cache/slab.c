@@ -8,6 +8,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/memfd.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -24,11 +25,13 @@
 #endif
 
 #define PAGE_BYTES SLAB_CLASS_MIN
+#define RESERVED_PAGE_BYTES ((size_t)2 << 20)
 #define ORDER_MAX 10u /* PAGE_BYTES << ORDER_MAX == SLAB_CLASS_MAX */
 #define ORDERS (ORDER_MAX + 1)
 #define SLAB_PAGES_MAX ((size_t)UINT32_MAX - 1)
 #define NO_PAGE UINT32_MAX
 
+static_assert(SLAB_CLASS_MAX % RESERVED_PAGE_BYTES == 0, "a region is whole huge pages");
 static_assert(PAGE_BYTES << ORDER_MAX == SLAB_CLASS_MAX, "orders and classes do not match");
 
 /* What page_tag says of the page that a buffer starts at, together with the buffer's order; other
@@ -47,6 +50,7 @@ struct slab {
 	uint8_t *base;
 	size_t bytes;
 	size_t page_bytes_in_use;
+	bool populated;
 
 	pthread_t populating; /* only for slab_populate_start() and slab_free() */
 	bool populating_started;
@@ -163,11 +167,12 @@ static int map_aligned(int fd, size_t bytes, uint8_t **ret)
 	return 0;
 }
 
-static int map_region(struct slab *s)
+/* flags: of memfd_create(), which pages it is made of. */
+static int map_memfd(struct slab *s, unsigned flags)
 {
 	int err;
 
-	s->fd = memfd_create("kelp-slab", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	s->fd = memfd_create("kelp-slab", MFD_CLOEXEC | MFD_ALLOW_SEALING | flags);
 	if (s->fd < 0)
 		return -errno;
 	/* the size is fixed for good: nobody who gets the descriptor can make us fault */
@@ -179,9 +184,6 @@ static int map_region(struct slab *s)
 	err = map_aligned(s->fd, s->bytes, &s->base);
 	if (err)
 		goto close_fd;
-	s->page_bytes_in_use = PAGE_BYTES;
-	if (madvise(s->base, s->bytes, MADV_HUGEPAGE) == 0)
-		s->page_bytes_in_use = shmem_page_bytes();
 	return 0;
 
 close_fd:
@@ -189,7 +191,46 @@ close_fd:
 	return err;
 }
 
-int slab_new(size_t bytes, struct slab **ret)
+static void unmap_memfd(struct slab *s)
+{
+	munmap(s->base, s->bytes);
+	close(s->fd);
+}
+
+/* Of the huge pages that the administrator has set aside (vm.nr_hugepages). Mapping fails where there are too
+ * few; but what a control group allows, or a memory policy, shows only when pages are given, and a touch would
+ * end the process then. So all are given here. */
+static int map_reserved(struct slab *s)
+{
+	int err = map_memfd(s, MFD_HUGETLB | MFD_HUGE_2MB);
+
+	if (err)
+		return err;
+	if (madvise(s->base, s->bytes, MADV_POPULATE_WRITE)) {
+		err = -errno;
+		unmap_memfd(s);
+		return err;
+	}
+	s->page_bytes_in_use = RESERVED_PAGE_BYTES;
+	s->populated = true;
+	return 0;
+}
+
+static int map_region(struct slab *s, bool splices)
+{
+	/* the kernel cannot splice from such a memfd */
+	if (!splices && map_reserved(s) == 0)
+		return 0;
+	int err = map_memfd(s, 0);
+	if (err)
+		return err;
+	s->page_bytes_in_use = PAGE_BYTES;
+	if (madvise(s->base, s->bytes, MADV_HUGEPAGE) == 0)
+		s->page_bytes_in_use = shmem_page_bytes();
+	return 0;
+}
+
+static int new_slab(size_t bytes, bool splices, struct slab **ret)
 {
 	if (bytes < SLAB_BYTES_MIN || bytes > SLAB_PAGES_MAX * PAGE_BYTES - SLAB_CLASS_MAX)
 		return -EINVAL;
@@ -206,7 +247,7 @@ int slab_new(size_t bytes, struct slab **ret)
 	s->tags = calloc(bytes / PAGE_BYTES, sizeof(*s->tags));
 	if (!s->tags)
 		goto free_links;
-	err = map_region(s);
+	err = map_region(s, splices);
 	if (err)
 		goto free_tags;
 	pthread_mutex_init(&s->lock, NULL);
@@ -223,6 +264,16 @@ free_slab:
 	return err;
 }
 
+int slab_new(size_t bytes, struct slab **ret)
+{
+	return new_slab(bytes, false, ret);
+}
+
+int slab_new_for_splicing(size_t bytes, struct slab **ret)
+{
+	return new_slab(bytes, true, ret);
+}
+
 /* In steps, so that it ends soon when it is told to. */
 static void *populate(void *arg)
 {
@@ -237,6 +288,8 @@ static void *populate(void *arg)
 
 int slab_populate_start(struct slab *s)
 {
+	if (s->populated)
+		return 0;
 	int err = s->populating_started ? EALREADY
 					: pthread_create(&s->populating, NULL, populate, s);
 
@@ -253,8 +306,7 @@ void slab_free(struct slab *s)
 	atomic_store(&s->stop_populating, true);
 	if (s->populating_started)
 		pthread_join(s->populating, NULL);
-	munmap(s->base, s->bytes);
-	close(s->fd);
+	unmap_memfd(s);
 	pthread_mutex_destroy(&s->lock);
 	free(s->tags);
 	free(s->links);

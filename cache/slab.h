@@ -24,7 +24,7 @@ struct slab_buf {
 struct slab_stats {
 	size_t total_bytes;
 	size_t used_bytes; /* granted, by class size */
-	size_t huge_page_bytes; /* page size in use: 4096 or the huge one */
+	size_t huge_page_bytes; /* page size in use: 4096 or a huge one; of transparent ones there may be fewer */
 	uint64_t failed; /* allocations refused for want of memory */
 };
 
@@ -34,8 +34,12 @@ static inline size_t slab_rounded_bytes(size_t bytes)
 	return (bytes + SLAB_CLASS_MAX - 1) & ~(SLAB_CLASS_MAX - 1);
 }
 
-/* Memory is committed when first touched. 0 or -errno. */
+/* In huge pages that were set aside (2 MiB), where all of it fits into them: these are all present then. Else in
+ * ordinary or transparent huge pages, which are committed when first touched. 0 or -errno. */
 int slab_new(size_t bytes, struct slab **ret);
+
+/* Likewise, but one whose slab_fd() can be spliced from: never in pages that were set aside. */
+int slab_new_for_splicing(size_t bytes, struct slab **ret);
 
 /* Has the kernel give the region's pages now, in the background, so that no read pays for a first touch
  * (a page fault and a cleared page for each 4 KiB took most of a cold sequential reader's CPU time). Once
@@ -49,7 +53,7 @@ void slab_free(struct slab *s);
 int slab_alloc(struct slab *s, size_t bytes, struct slab_buf *ret);
 void slab_release(struct slab *s, struct slab_buf b);
 
-/* For splicing: the memfd, and where in it ptr lies. */
+/* The memfd, and where in it ptr lies. */
 int slab_fd(const struct slab *s);
 uint64_t slab_offset(const struct slab *s, const void *ptr);
 

@@ -63,6 +63,7 @@ static void tune_readahead(struct mount *m, const char *mountpoint)
 	const struct options *o = m->options;
 	unsigned want = o->readahead_kb == UINT_MAX ? READAHEAD_KB_DEFAULT : o->readahead_kb;
 	unsigned effective = 0;
+	struct slab_stats slab;
 	int err = mountpoint_set_readahead(mountpoint, want, &effective);
 	atomic_store(&m->readahead_kb, effective);
 
@@ -70,9 +71,11 @@ static void tune_readahead(struct mount *m, const char *mountpoint)
 		log_info("the kernel's readahead stays at %u KiB (%u asked for; that needs root): "
 			 "sequential reads arrive in small requests",
 			 effective, want);
+	slab_stats(m->slab, &slab);
 	log_info("in effect: readahead_kb %u, max_read %" PRIu64
-		 ", max_background %u, threads %u, slab %" PRIu64 " MiB",
-		 effective, m->max_read_bytes, o->max_background, o->threads, o->slab_bytes / MIB);
+		 ", max_background %u, threads %u, slab %zu MiB in pages of %zu KiB",
+		 effective, m->max_read_bytes, o->max_background, o->threads,
+		 slab.total_bytes / MIB, slab.huge_page_bytes / KIB);
 }
 
 /* What does not fit into libfuse's pipe is not spliced, but copied twice. How large a pipe may become depends
@@ -140,7 +143,7 @@ static int open_reader(struct mount *m, char *message, size_t message_bytes)
 	const struct options *o = m->options;
 	void *base;
 	size_t bytes;
-	int err = slab_new(o->slab_bytes, &m->slab);
+	int err = (o->splice == TRI_ON ? slab_new_for_splicing : slab_new)(o->slab_bytes, &m->slab);
 
 	if (err)
 		return err;

@@ -1,5 +1,6 @@
 """Every byte reads back in every setting of the data path, each shown to be in force by what was counted."""
 
+import fcntl
 import itertools
 import json
 import os
@@ -7,6 +8,7 @@ import random
 import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +29,8 @@ BLOCK_BYTES = 128 * KIB  # with that slab
 SLAB_BLOCKS = SLAB_BYTES // BLOCK_BYTES  # an eighth of them is set aside for reads around the cache
 # So that no server is given up, however slow sanitizers and the machine are.
 PATIENT = ("timeout=100", "stall_timeout=30")
+RESERVED = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+RESERVED_PAGES = 64  # others may take some
 READERS = 64  # as many at once as there are blocks
 WAYS = ("http", "agent")
 SPLICE = ("splice=on", "splice=off")
@@ -170,6 +174,38 @@ def test_sixty_four_readers_at_random_read_right_in_every_setting(files):
 
     with ThreadPoolExecutor(READERS) as pool:
         list(pool.map(read, range(READERS)))
+
+
+@pytest.fixture
+def huge_pages():
+    """Reserved. They are the whole machine's, so one test at a time has them."""
+    if not os.access(RESERVED, os.W_OK):
+        pytest.skip("huge pages cannot be reserved here")
+    with open(RESERVED) as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        before = int(RESERVED.read_text())
+        try:
+            RESERVED.write_text(f"{before + RESERVED_PAGES}")
+            if int(RESERVED.read_text()) < before + RESERVED_PAGES // 2:
+                pytest.skip("this machine has no huge pages to give")
+            yield
+        finally:
+            RESERVED.write_text(f"{before}")
+
+
+@pytest.mark.parametrize("splice", SPLICE)
+def test_slab_reads_right_where_huge_pages_are_reserved(everything, huge_pages, mount_kelpfs, splice):
+    """The kernel cannot splice from them, so they are not used where that is asked for."""
+    options = [f"slab={SLAB_BYTES}", "threads=64", "agent=off", splice, *PATIENT]
+    mounted = [mount_kelpfs(filer, options=options) for filer in everything]
+    for path, data in below(mounted, everything):
+        read_ranges(path, data, os.O_DIRECT, ranges(len(data), 8, path.name))
+        read_whole(path, data)
+    counts = Counts(mounted)
+    if splice == "splice=off":
+        assert all("slab 8 MiB in pages of 2048 KiB" in mount.log_text() for mount in mounted)
+        assert counts["slab_page_bytes"] == 2 * MIB * len(mounted)
+    counts.assert_splice(splice)
 
 
 @pytest.mark.parametrize("way", WAYS)
