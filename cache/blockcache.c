@@ -321,9 +321,13 @@ static bool evict_one(struct blockcache *c, bool prefetch)
 	/* newcomers, read ahead or not, take from the hot set only until they have their share */
 	if (probation < share && evict_from_main(c))
 		return true;
-	if (evict_from_small(c))
+	/* read-ahead leaves some there: else readers would have to take from the hot set */
+	if ((!prefetch || small > share / 2) && evict_from_small(c))
 		return true;
-	return !prefetch && (evict_from_main(c) || evict_unread(c, false));
+	/* what is only pinned is free again soon: rather read around the cache meanwhile */
+	if (prefetch || c->queues[QUEUE_SMALL].n > 0)
+		return false;
+	return evict_from_main(c) || evict_unread(c, false);
 }
 
 static struct cached_block *header_take(struct blockcache *c)

@@ -269,6 +269,38 @@ static void read_ahead_takes_no_hot_block(void **state)
 	assert_int_equal(st.blocks, BLOCKS);
 }
 
+static void read_ahead_leaves_readers_room_beside_the_hot_set(void **state)
+{
+	struct fixture *f = *state;
+
+	make_hot(f, 0, 40);
+	touch_many(f, 1000, BLOCKS, false); /* as above */
+	touch_many(f, 2000, BLOCKS, true);
+	touch_many(f, 3000, (uint64_t)2 * BLOCKS, false);
+	for (uint64_t i = 0; i < 40; i++)
+		assert_true(present(f, i));
+	assert_true(present(f, 2000));
+}
+
+static void readers_that_pin_all_the_rest_do_not_take_the_hot_set(void **state)
+{
+	struct fixture *f = *state;
+	struct block *held[BLOCKS - 40], *b;
+
+	make_hot(f, 0, 40);
+	touch_many(f, 1000, BLOCKS, false);
+	for (uint64_t i = 0; i < ARRAY_LEN(held); i++) {
+		assert_int_equal(get(f, 2000 + i, false, &held[i]), BLOCK_FILL);
+		block_filled(f->c, held[i], BLOCK, 0);
+	}
+	assert_int_equal(get(f, 3000, false, &b), BLOCK_BYPASS);
+	for (uint64_t i = 0; i < 40; i++)
+		assert_true(present(f, i));
+	for (uint64_t i = 0; i < ARRAY_LEN(held); i++)
+		block_unpin(f->c, held[i]);
+	assert_int_equal(touch(f, 3000, false), BLOCK_FILL);
+}
+
 static void unread_read_ahead_is_kept_and_bounded(void **state)
 {
 	struct fixture *f = *state;
@@ -409,6 +441,8 @@ int main(void)
 		TEST(walking_through_a_block_in_steps_uses_it_once),
 		TEST(what_comes_back_soon_after_eviction_becomes_a_main_block),
 		TEST(read_ahead_takes_no_hot_block),
+		TEST(read_ahead_leaves_readers_room_beside_the_hot_set),
+		TEST(readers_that_pin_all_the_rest_do_not_take_the_hot_set),
 		TEST(unread_read_ahead_is_kept_and_bounded),
 		TEST(abandoned_read_ahead_makes_room_after_a_while),
 		TEST(a_failed_fill_is_told_to_waiters_and_forgotten),

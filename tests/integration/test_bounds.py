@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import mmap
 import os
 import resource
 import stat
@@ -14,7 +15,6 @@ import corpus as doors
 import mounts
 import wire
 from test_content import assert_same
-from test_mount_agent import bytes_sent
 
 pytestmark = pytest.mark.skipif(os.environ.get("KELP_TEST_MOUNT") == "weed", reason="about kelpfs's own memory")
 
@@ -214,32 +214,49 @@ def test_readahead_of_a_thousand_sequential_readers_stays_within_its_share_of_th
 # What the cache keeps
 
 
+HOT_SLAB_BYTES = 16 * MIB
+HUGE_BYTES = 10 * HOT_SLAB_BYTES
+HOT_READ_BYTES = MIB
+HOT_SHARE_MIN = 0.8
+
+
 @pytest.fixture(scope="module")
-def own_cluster(make_cluster):
-    """One whose servers' bytes are all this module's."""
-    return make_cluster("bounds")
+def huge(cluster):
+    """A file of ten times the slab, and one of half of it."""
+    filer = wire.Http(cluster.filer_port)
+    data = {"huge": doors.noise(HUGE_BYTES, "huge"), "hot": doors.noise(HOT_SLAB_BYTES // 2, "hot")}
+    for name, content in data.items():
+        filer.put(f"/bounds-{name}", content, "maxMB=4")
+    return data
 
 
-def test_reading_a_huge_file_once_leaves_the_hot_set_in_the_cache(own_cluster, mount_kelpfs):
-    http = wire.Http(own_cluster.filer_port)
-    hot = doors.noise(SLAB_MIB * MIB // 2, "hot")
-    http.put("/hot", hot, "maxMB=4")
-    piece = doors.noise(SLAB_MIB * MIB, "cold")
-    for n in range(10):
-        http.put(f"/cold/{n}", piece, "maxMB=4")
-    mount = mount_kelpfs(own_cluster, options=[f"slab={SLAB_MIB}M", "agent=off"])
-    volume = own_cluster.processes["volume0"]
-    def read_hot():
-        before = bytes_sent(volume)
-        fd = os.open(mount.path / "hot", os.O_RDONLY | os.O_DIRECT)
-        try:
-            for offset in range(0, len(hot), MIB):
-                assert_same(os.pread(fd, MIB, offset), hot[offset:offset + MIB], f"hot at {offset}")
-        finally:
-            os.close(fd)
-        return bytes_sent(volume) - before
+def read_past_the_page_cache(path, data):
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        with mmap.mmap(-1, HOT_READ_BYTES) as buffer:
+            for offset in range(0, len(data), HOT_READ_BYTES):
+                assert os.preadv(fd, [buffer], offset) == HOT_READ_BYTES
+                assert_same(buffer[:], data[offset:offset + HOT_READ_BYTES], f"{path} at {offset}")
+    finally:
+        os.close(fd)
+
+
+def bytes_from(mount):
+    """(bytes that reads found in the cache, bytes that came from elsewhere)"""
+    counted = stats(mount)["kelpfs_source_bytes_total"]
+    return counted["cache"], sum(n for source, n in counted.items() if source != "cache")
+
+
+def test_reading_a_huge_file_once_leaves_the_hot_set_in_the_cache(cluster, huge, mount_kelpfs):
+    mount = mount_kelpfs(cluster, options=[f"slab={HOT_SLAB_BYTES}", "agent=off"])
     for _ in range(4):
-        read_hot()
-    for n in range(10):
-        assert len((mount.path / f"cold/{n}").read_bytes()) == len(piece)
-    assert read_hot() <= 0.2 * len(hot)
+        read_past_the_page_cache(mount.path / "bounds-hot", huge["hot"])
+    elsewhere = bytes_from(mount)[1]
+    read_past_the_page_cache(mount.path / "bounds-huge", huge["huge"])
+    assert bytes_from(mount)[1] - elsewhere >= HUGE_BYTES, "the huge file was in the cache: this shows nothing"
+
+    cached, elsewhere = bytes_from(mount)
+    read_past_the_page_cache(mount.path / "bounds-hot", huge["hot"])
+    now = bytes_from(mount)
+    assert now[0] - cached >= HOT_SHARE_MIN * len(huge["hot"])
+    assert now[1] - elsewhere <= (1 - HOT_SHARE_MIN) * len(huge["hot"])
