@@ -22,6 +22,7 @@ MIB = 1 << 20
 GIB = 1 << 30
 WORKLOAD_TIMEOUT_S = 600
 SETTLE_S = 0.3  # between a mount and its measurement
+SETTLE_AGAIN_S = 0.1
 SLAB_DEFAULT_BYTES = 256 << 20
 OWN_SOURCES = ("cache", "ssd")
 
@@ -209,10 +210,24 @@ def forget(bench, mount):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def slab_present_bytes(mount):
+    """Of huge pages if the machine has reserved some."""
+    return (mount.status("RssShmem") + mount.status("HugetlbPages")) * 1024
+
+
 def await_slab(mount, slab_bytes):
-    """kelpfs makes it present in the background, of huge pages if the machine has reserved some."""
-    weed.wait_until(lambda: (mount.status("RssShmem") + mount.status("HugetlbPages")) * 1024 >= slab_bytes,
-                    "the whole slab")
+    """kelpfs makes it present in the background."""
+    weed.wait_until(lambda: slab_present_bytes(mount) >= slab_bytes, "the whole slab")
+
+
+def settle(mount):
+    """Until nothing of the mounting itself is left to be done: kelpfs gets its memory in the background."""
+    time.sleep(SETTLE_S)
+    if isinstance(mount, mounts.KelpMount):
+        last = None
+        while (now := slab_present_bytes(mount)) != last:
+            last = now
+            time.sleep(SETTLE_AGAIN_S)
 
 
 def warm_up(bench, mount, n_files):
@@ -288,7 +303,7 @@ def measure(bench, contender, workload):
     if contender == "curl":
         return measure_raw(bench, workload)
     with bench.mounted(contender) as mount:
-        time.sleep(SETTLE_S)
+        settle(mount)
         if contender in WARM:
             warm_up(bench, mount, WARM[contender][workload])
         sent_bytes = bench.server_bytes()
