@@ -347,6 +347,14 @@ static bool prefetch_is_over_its_share(const struct blockcache *c, size_t want)
 	       c->slab_bytes / UNREAD_SHARE;
 }
 
+static int memory_take(struct blockcache *c, size_t want, bool prefetch, struct slab_buf *ret)
+{
+	while (slab_alloc(c->slab, want, ret) < 0)
+		if (!evict_one(c, prefetch))
+			return -ENOMEM;
+	return 0;
+}
+
 static struct cached_block *block_make(struct blockcache *c, const struct block_key *k, size_t want,
 				       bool prefetch)
 {
@@ -357,9 +365,8 @@ static struct cached_block *block_make(struct blockcache *c, const struct block_
 	while (prefetch && prefetch_is_over_its_share(c, want))
 		if (!evict_unread(c, true))
 			return NULL;
-	while (slab_alloc(c->slab, want, &mem) < 0)
-		if (!evict_one(c, prefetch))
-			return NULL;
+	if (memory_take(c, want, prefetch, &mem))
+		return NULL;
 	struct cached_block *b = header_take(c);
 	if (!b && evict_one(c, prefetch))
 		b = header_take(c);
@@ -389,6 +396,14 @@ free_header:
 release_mem:
 	slab_release(c->slab, mem);
 	return NULL;
+}
+
+int blockcache_lend(struct blockcache *c, size_t bytes, struct slab_buf *ret)
+{
+	if (bytes > c->block_bytes)
+		return -E2BIG;
+	LOCK_SCOPE(&c->lock);
+	return memory_take(c, bytes, false, ret);
 }
 
 static void note_use(const struct blockcache *c, struct cached_block *b)

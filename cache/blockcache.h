@@ -17,6 +17,7 @@
 #include "filer/base/base.h"
 
 struct slab;
+struct slab_buf;
 struct blockcache;
 
 struct block_key {
@@ -58,6 +59,10 @@ int blockcache_new(struct slab *slab, struct blockcache **ret);
 void blockcache_free(struct blockcache *c);
 
 size_t blockcache_block_bytes(const struct blockcache *c);
+
+/* Memory of the slab, of at most block_bytes, in the place of blocks if need be, as a reader's block would
+ * have it; to be given back to the slab. Returns 0, -ENOMEM: everything is in use, or -E2BIG. */
+int blockcache_lend(struct blockcache *c, size_t bytes, struct slab_buf *ret);
 
 /* Gets the block, of which the first `want` bytes must be there. A READY block with fewer is dropped
  * and filled anew. prefetch: the caller is not a reader: a hit does not count as use, and no block is

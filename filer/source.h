@@ -49,6 +49,11 @@ struct needle_sink {
 	int (*begin)(void *arg, bool gzip, int64_t stored_len);
 	int (*push)(void *arg, const uint8_t *p, size_t n);
 	void *arg;
+	/* Memory in which a source may gather that many bytes before it pushes them: *ret bufs, of just so
+	 * many bytes together, which are the source's until its call returns or asks again (once for each
+	 * try). Returns how many bufs; 0: there is none. Quick. NULL: likewise. Then a source that cannot do
+	 * without takes memory of its own. */
+	size_t (*room)(void *arg, size_t bytes, const struct read_buf **ret);
 };
 
 /* One of several reads. */

@@ -9,6 +9,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "cache/scratch.h"
+#include "cache/slab.h"
 #include "filer/locate.h"
 #include "filer/needle.h"
 #include "filer/token.h"
@@ -19,8 +21,11 @@
 #include "fs/notify.h"
 #include "rdma/client.h"
 #include "rdma/device.h"
+#include "rdma/verbs.h"
 
 #define PAGE_BYTES 4096
+/* Of the slab for each read. */
+#define SLAB_READ_BYTES SERVE_BLOCK_BYTES
 #define EXPIRE_MS 250 /* how often files are looked at */
 #define NS_PER_MS 1000000L
 /* Reads under way are ended within their own time; then who has not taken the answer is cut off. */
@@ -36,24 +41,66 @@ static const struct httpd_route routes[] = {
 	{ "/cleanup", HTTPD_DELETE, serve_answer_cleanup },
 };
 
+/* --- memory --- */
+
+/* Destinations of reads, to be registered with an RDMA device once; where it is full, memory of the heap
+ * serves. Nothing of it is committed before it is used, but with a device, which locks all of it. */
+static int open_memory(struct serve *s, char *message, size_t bytes)
+{
+	const struct ctl_options *o = s->options;
+	uint64_t wanted = min_u64(o->memory_bytes, (uint64_t)o->reads_max * SLAB_READ_BYTES);
+	int err = slab_new(max_u64(wanted, SLAB_BYTES_MIN), &s->slab);
+
+	if (!err) {
+		err = scratch_new(s->slab, NULL, &s->scratch);
+		if (!err)
+			return 0;
+		slab_free(s->slab);
+	}
+	return ctl_fail(err, message, bytes, "memory for reads: %s", strerror(-err));
+}
+
+static void close_memory(struct serve *s)
+{
+	scratch_free(s->scratch);
+	slab_free(s->slab);
+}
+
 /* --- the cluster --- */
+
+static int found_active(void *arg, const struct device_port *p)
+{
+	(void)arg;
+	return p->active;
+}
 
 static int open_cluster(struct serve *s, char *message, size_t bytes)
 {
 	const struct ctl_options *o = s->options;
 	struct options cluster = o->cluster;
+	void *base;
+	size_t slab_bytes;
 
 	cluster.threads = o->reads_max;
-	/* Registered for the time of a read; it need not begin or end with a page. */
-	cluster.slab_bytes = o->memory_bytes + 2 * (uint64_t)o->reads_max * PAGE_BYTES;
 	cluster.agent = o->via & VIA_AGENT ? AGENT_AUTO : AGENT_OFF;
 	cluster.rdma = o->via & VIA_RDMA ? AGENT_AUTO : AGENT_OFF;
 	cluster.rdma_tos = RDMA_TOS_SYSTEM;
 	cluster.agents_always = o->has_server || o->any_server;
+	slab_region(s->slab, &base, &slab_bytes);
+	/* What the slab has no room for is registered for the time of a read, and need not begin or end with a
+	 * page. */
+	cluster.slab_bytes = max_u64(slab_bytes, o->memory_bytes) +
+			     2 * (uint64_t)o->reads_max * PAGE_BYTES;
 	int err = cluster_open(&cluster, &s->cluster, message, bytes);
 	if (err)
 		return err;
-	err = cluster_search_masters(&cluster, &s->cluster);
+	if (s->cluster.rdma)
+		err = verbs_region_add(SLAB_REGION, base, slab_bytes);
+	/* So that the first connection does not take long. */
+	if (!err && s->cluster.rdma && device_walk(found_active, NULL) > 0)
+		err = slab_populate_start(s->slab);
+	if (!err)
+		err = cluster_search_masters(&cluster, &s->cluster);
 	if (err) {
 		cluster_close(&s->cluster);
 		return ctl_fail(err, message, bytes, "%s", strerror(-err));
@@ -77,7 +124,10 @@ static int open_fetcher(struct serve *s, char *message, size_t bytes)
 	if (via & VIA_PROXY)
 		sources[cfg.n_sources++] = needle_proxy_source(c->needles);
 	int err = fetcher_new(&cfg, &s->reader.fetcher);
-	return err ? ctl_fail(err, message, bytes, "%s", strerror(-err)) : 0;
+	if (err)
+		return ctl_fail(err, message, bytes, "%s", strerror(-err));
+	fetcher_set_scratch(s->reader.fetcher, s->scratch);
+	return 0;
 }
 
 static int open_reader(struct serve *s, char *message, size_t bytes)
@@ -87,6 +137,7 @@ static int open_reader(struct serve *s, char *message, size_t bytes)
 	int err = 0;
 
 	r->locator = s->cluster.locator;
+	r->slab = s->slab;
 	r->any_server = o->any_server;
 	r->timeout_ms = o->timeout_ms;
 	r->decode_bytes_max = o->decode_bytes;
@@ -105,12 +156,6 @@ static void close_reader(struct serve *s)
 {
 	serve_reader_destroy(&s->reader);
 	location_set_put(s->reader.fixed);
-}
-
-static int found_active(void *arg, const struct device_port *p)
-{
-	(void)arg;
-	return p->active;
 }
 
 /* --- running --- */
@@ -198,10 +243,13 @@ static int serve_until_told(struct serve *s, const sigset_t *signals, char *mess
 static int run(struct serve *s, const sigset_t *signals, char *message, size_t bytes)
 {
 	const struct ctl_options *o = s->options;
-	int err = open_cluster(s, message, bytes);
+	int err = open_memory(s, message, bytes);
 
 	if (err)
 		return err;
+	err = open_cluster(s, message, bytes);
+	if (err)
+		goto memory;
 	err = open_reader(s, message, bytes);
 	if (err)
 		goto cluster;
@@ -222,6 +270,8 @@ reader:
 	close_reader(s);
 cluster:
 	cluster_close(&s->cluster);
+memory:
+	close_memory(s);
 	return err;
 }
 

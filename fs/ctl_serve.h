@@ -15,6 +15,8 @@
 #include "fs/httpd.h"
 #include "fs/latency.h"
 
+struct scratch;
+struct slab;
 struct temp_files;
 
 /* As X-Source has it. */
@@ -39,6 +41,8 @@ struct serve_counters {
 struct serve {
 	const struct ctl_options *options;
 	struct cluster cluster;
+	struct slab *slab;
+	struct scratch *scratch;
 	struct serve_reader reader;
 	struct temp_files *temp; /* NULL: none */
 	bool has_device; /* an RDMA device of this machine is active, and may be used */

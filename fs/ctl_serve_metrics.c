@@ -12,6 +12,7 @@
 #include "fs/ctl_serve_temp.h"
 #include "fs/metrics.h"
 #include "rdma/client.h"
+#include "rdma/verbs.h"
 
 #define HTTP_OK 200
 #define HTTP_INTERNAL 500
@@ -21,6 +22,7 @@ struct snapshot {
 	uint64_t start_s, resident_bytes;
 	uint64_t active, limit, broken_off;
 	uint64_t memory_bytes, memory_free_bytes;
+	uint64_t rdma_registrations;
 	struct fetch_stats fetch;
 	struct temp_stats temp;
 };
@@ -39,6 +41,7 @@ static void take_snapshot(struct serve *s, struct snapshot *ret)
 		.active = atomic_load(&s->active),
 		.limit = s->options->reads_max,
 		.broken_off = value_of(&s->counters.broken_off),
+		.rdma_registrations = verbs_registrations(),
 		.memory_bytes = s->options->memory_bytes,
 		.memory_free_bytes = serve_reader_free_bytes(&s->reader),
 	};
@@ -209,6 +212,8 @@ static const struct metric rows[] = {
 	  "parts of needles that no source could serve", AT(fetch.failed) },
 	{ "kelpctl_agents_up", METRIC_GAUGE,
 	  "agents that can be used", 0, agents_up, { "transport" } },
+	{ "kelpctl_rdma_registrations_total", METRIC_COUNTER,
+	  "buffers that were registered for one read, for want of room in the slab", AT(rdma_registrations) },
 	{ "kelpctl_server_bytes_total", METRIC_COUNTER,
 	  "bytes that came from each volume server, or the agent beside it", 0, server_bytes, { "server" } },
 	{ "kelpctl_breaker_state", METRIC_GAUGE,

@@ -105,7 +105,9 @@ static int error_of(const struct serve_read *s, int err)
 static int read_block(struct serve_read *s, uint64_t pos, size_t len, struct deadline d)
 {
 	struct fetcher *f = s->reader->fetcher;
-	struct read_buf buf = { .ptr = s->data, .len = len };
+	struct read_buf buf = { .ptr = s->data,
+				.len = len,
+				.region = s->block.ptr ? SLAB_REGION : MEM_UNREGISTERED };
 	int err = fetch_needle_range(f, &s->needle, s->offset + pos, &buf, 1, d);
 
 	if (err)
@@ -122,7 +124,7 @@ static int read_first_block(struct serve_read *s, struct deadline d)
 
 	if (err)
 		return err;
-	s->data = malloc(len);
+	s->data = slab_alloc(s->reader->slab, len, &s->block) ? malloc(len) : s->block.ptr;
 	if (!s->data)
 		return -ENOMEM;
 	s->complete = len == s->len;
@@ -204,7 +206,11 @@ int serve_read_open(struct serve_reader *r, const struct serve_request *q, struc
 
 void serve_read_close(struct serve_read *s)
 {
-	free(s->data);
+	if (s->block.ptr)
+		slab_release(s->reader->slab, s->block);
+	else
+		free(s->data);
+	s->block = (struct slab_buf){ 0 };
 	s->data = NULL;
 	location_set_put(s->places);
 	s->places = NULL;

@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "cache/slab.h"
 #include "filer/base/base.h"
 #include "fs/ctl_serve_request.h"
 #include "fs/fetch.h"
@@ -27,6 +28,7 @@ struct location_set;
 struct serve_reader {
 	struct fetcher *fetcher;
 	struct locator *locator;
+	struct slab *slab; /* where blocks lie, while it has room */
 	bool any_server; /* take every address that a request names */
 	struct location_set *fixed; /* the volume server that has every needle; NULL: none */
 	unsigned timeout_ms; /* of one read from the cluster */
@@ -52,7 +54,8 @@ struct serve_read {
 	struct location_set *places; /* owned; NULL: none */
 	uint64_t offset; /* in the needle */
 	uint64_t len; /* of the answer */
-	uint8_t *data; /* malloced: what has been read of it */
+	uint8_t *data; /* what has been read of it: in block, or malloced */
+	struct slab_buf block; /* ptr NULL: none */
 	uint64_t data_pos; /* in the answer */
 	size_t data_len;
 	size_t data_offset; /* in data, where the answer begins: of what was decoded whole */

@@ -43,6 +43,11 @@ struct ssd *fetcher_ssd(const struct fetcher *f)
 	return f->ssd;
 }
 
+void fetcher_set_scratch(struct fetcher *f, struct scratch *s)
+{
+	f->scratch = s;
+}
+
 static uint64_t read_counter(atomic_uint_fast64_t *counter)
 {
 	return atomic_load_explicit(counter, memory_order_relaxed);

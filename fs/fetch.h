@@ -17,6 +17,7 @@
 struct location_set;
 struct locator;
 struct fetcher;
+struct scratch;
 struct server;
 struct ssd;
 
@@ -45,6 +46,9 @@ void fetcher_free(struct fetcher *f);
 /* An SSD tier is asked before all sources, and stays the caller's. Only before the first fetch. */
 void fetcher_set_ssd(struct fetcher *f, struct ssd *ssd);
 struct ssd *fetcher_ssd(const struct fetcher *f);
+/* Where needles that have to be decoded may lie meanwhile; stays the caller's. Likewise. Without it, or room
+ * in it, a source that needs memory for that takes it from the heap. */
+void fetcher_set_scratch(struct fetcher *f, struct scratch *s);
 
 /* Is a range of this chunk readable by itself, or only the whole needle? */
 static inline bool chunk_is_encoded(const struct chunk *c)

@@ -5,6 +5,7 @@
 
 #include <stdatomic.h>
 
+#include "cache/scratch.h"
 #include "filer/base/base.h"
 #include "filer/decode.h"
 #include "fs/fetch.h"
@@ -27,6 +28,7 @@ struct fetcher {
 	struct locator *locator; /* NULL where no source is per server */
 	bool verify_md5;
 	struct ssd *ssd; /* NULL: none */
+	struct scratch *scratch; /* NULL: none */
 	atomic_size_t turn; /* which replica is tried first */
 	atomic_uint_fast64_t failed;
 	struct source_counters counters[FETCH_SOURCES_MAX];
@@ -45,6 +47,9 @@ struct decoding {
 	uint64_t all_max_bytes; /* ... of at most so many */
 	struct decode_window whole;
 	uint64_t got_bytes;
+	/* Where the source has the stored bytes in the present attempt. */
+	struct scratch_room room;
+	struct read_buf room_bufs[SCRATCH_PIECES_MAX];
 };
 
 /* What went wrong in the present pass. */

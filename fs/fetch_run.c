@@ -135,6 +135,31 @@ static int decode_push(void *arg, const uint8_t *p, size_t n)
 	return decode_err(decoder_push(j->decoding->decoder, p, n));
 }
 
+/* Nothing of what was there is read any more when it is asked for again. */
+static size_t decode_room(void *arg, size_t bytes, const struct read_buf **ret)
+{
+	struct job *j = arg;
+	struct scratch *scratch = j->f->scratch;
+	struct decoding *dec = j->decoding;
+
+	if (!scratch)
+		return 0;
+	scratch_give(scratch, &dec->room);
+	if (scratch_take(scratch, bytes, &dec->room))
+		return 0;
+	for (size_t i = 0; i < dec->room.n; i++) {
+		const struct slab_buf *piece = &dec->room.piece[i];
+		size_t len = min_u64(bytes, piece->size);
+
+		dec->room_bufs[i] = (struct read_buf){ .ptr = piece->ptr,
+						       .len = len,
+						       .region = SLAB_REGION };
+		bytes -= len;
+	}
+	*ret = dec->room_bufs;
+	return dec->room.n;
+}
+
 int fetch_decoding_init(struct decoding *dec, const struct job *j, uint64_t offset,
 			const struct read_buf *bufs, size_t n_bufs)
 {
@@ -157,7 +182,9 @@ int fetch_decoding_init(struct decoding *dec, const struct job *j, uint64_t offs
 static int attempt_decode(struct job *j, const struct source *s, struct server *server,
 			  struct deadline d)
 {
-	const struct needle_sink sink = { .begin = decode_begin, .push = decode_push, .arg = j };
+	const struct needle_sink sink = {
+		.begin = decode_begin, .push = decode_push, .arg = j, .room = decode_room
+	};
 	struct decoding *dec = j->decoding;
 
 	int err = s->ops->read_whole(s->self, server, &j->chunk->fid, &sink, d);
@@ -168,6 +195,8 @@ static int attempt_decode(struct job *j, const struct source *s, struct server *
 		err = -ENODATA;
 	decoder_free(dec->decoder);
 	dec->decoder = NULL;
+	if (j->f->scratch)
+		scratch_give(j->f->scratch, &dec->room);
 	return err;
 }
 

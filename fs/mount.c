@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "cache/blockcache.h"
+#include "cache/scratch.h"
 #include "cache/slab.h"
 #include "cache/ssd.h"
 #include "filer/entry.h"
@@ -157,6 +158,10 @@ static int open_reader(struct mount *m, char *message, size_t message_bytes)
 	err = blockcache_new(m->slab, &m->cache);
 	if (err)
 		return err;
+	err = scratch_new(m->slab, m->cache, &m->scratch);
+	if (err)
+		return err;
+	fetcher_set_scratch(m->cluster.fetcher, m->scratch);
 	err = cachedir_open(o, &m->cluster, &m->ssd, message, message_bytes);
 	if (err)
 		return err;
@@ -230,6 +235,7 @@ static void close_mount(struct mount *m)
 	ahead_free(m->ahead);
 	reader_free(m->reader);
 	ssd_free(m->ssd);
+	scratch_free(m->scratch);
 	blockcache_free(m->cache);
 	slab_free(m->slab);
 	inode_table_free(m->inodes);

@@ -24,6 +24,7 @@ struct inode_table;
 struct mount_status;
 struct options;
 struct reader;
+struct scratch;
 struct slab;
 struct ssd;
 struct watch;
@@ -41,6 +42,7 @@ struct mount {
 	struct cluster cluster;
 	struct slab *slab;
 	struct blockcache *cache;
+	struct scratch *scratch;
 	struct ssd *ssd; /* NULL: none */
 	struct reader *reader;
 	struct ahead *ahead; /* NULL: readahead is off */

@@ -22,6 +22,7 @@
 #include "fs/options.h"
 #include "fs/reader.h"
 #include "rdma/client.h"
+#include "rdma/verbs.h"
 
 _Static_assert(sizeof(size_t) == sizeof(uint64_t), "rows without each say where a uint64_t is");
 
@@ -36,6 +37,7 @@ struct snapshot {
 	struct ssd_stats ssd;
 	uint64_t ssd_used_bytes, ssd_on;
 	struct slab_stats slab;
+	uint64_t rdma_registrations;
 	struct inode_stats inodes;
 	struct http_stats http;
 	uint64_t open_files;
@@ -69,6 +71,7 @@ static void take_snapshot(struct mount *m, struct snapshot *s)
 	blockcache_stats(m->cache, &s->cache);
 	reader_stats(m->reader, &s->reader); /* after it: no more was used than was read ahead */
 	slab_stats(m->slab, &s->slab);
+	s->rdma_registrations = verbs_registrations();
 	inode_table_stats(m->inodes, &s->inodes);
 	http_pool_stats(m->cluster.http, &s->http);
 	if (m->ssd) {
@@ -419,6 +422,8 @@ static const struct metric rows[] = {
 	  "attempts to begin one that failed", 0, agent_connect_failures, { "transport" } },
 	{ "kelpfs_agent_exhausted_total", METRIC_COUNTER,
 	  "reads for which every session was in full use", 0, agent_exhausted, { "transport" } },
+	{ "kelpfs_rdma_registrations_total", METRIC_COUNTER,
+	  "buffers that were registered for one read, for want of room in the slab", AT(rdma_registrations) },
 	{ "kelpfs_rdma_completions_total", METRIC_COUNTER,
 	  "completed work requests, by the status that the device gave", 0, metric_rdma_completions, { "status" } },
 

@@ -50,10 +50,13 @@ enum request_state {
 struct pulling {
 	size_t left; /* pulls that are not over; the session's lock, once PULLING */
 	size_t n;
-	struct {
+	struct landing {
 		struct client_extent *extent;
 		struct wire_result result;
-		struct read_buf whole; /* memory for a sink's bytes */
+		/* Where its bytes go; NULL: nowhere, it is only given back. */
+		const struct read_buf *bufs;
+		size_t n_bufs;
+		struct read_buf own; /* malloced, where its sink has no room */
 	} leases[WIRE_EXTENTS_MAX];
 };
 
@@ -253,6 +256,23 @@ static void take_completes(struct client_session *s)
 	s->n_completes = 0;
 }
 
+/* As many as go into one message; those beyond expire. */
+static void add_complete(struct client_session *s, uint64_t lease)
+{
+	if (s->n_completes < WIRE_COMPLETES_MAX)
+		s->completes[s->n_completes++] = lease;
+}
+
+/* Nothing was sent: the next message may. */
+static void untake(struct client_session *s, const struct slot *slot)
+{
+	if (slot->ping)
+		return;
+	add_credits(s, 1);
+	for (size_t i = 0; i < s->n_sending; i++)
+		add_complete(s, s->sending[i]);
+}
+
 /* QUEUED -> SENT or FAILED. Lets go of the lock for a while. */
 static void request_send(struct client_session *s, struct slot *slot)
 {
@@ -267,7 +287,7 @@ static void request_send(struct client_session *s, struct slot *slot)
 			     : send_read(s, slot);
 	pthread_mutex_lock(&s->lock);
 	if (err == -EMSGSIZE)
-		add_credits(s, 1); /* nothing was sent */
+		untake(s, slot);
 	else if (err)
 		fail_session(s, err);
 	leave_sending(s, slot->deadline);
@@ -367,6 +387,20 @@ static int take_range(struct client_session *s, struct client_extent *e,
 	return err;
 }
 
+/* The same n bytes for a sink: *ret is buf, or where they are already. */
+static int next_bytes(struct client_session *s, uint8_t *buf, size_t n, const uint8_t **ret,
+		      struct deadline d)
+{
+	size_t got = 0;
+
+	*ret = buf;
+	if (streams(s))
+		return s->transport->take(s->connection, buf, n, &got, d);
+	*ret = s->inline_at;
+	s->inline_at += n;
+	return 0;
+}
+
 /* What the sink returns ends the delivery, but the rest of the data has to be taken off the stream. */
 static int take_whole(struct client_session *s, struct client_extent *e,
 		      const struct wire_result *r, uint8_t *buf, struct deadline d)
@@ -377,18 +411,18 @@ static int take_whole(struct client_session *s, struct client_extent *e,
 	e->err = e->sink->begin(e->sink->arg, e->gzip, (int64_t)r->length);
 	for (uint64_t left = r->length; left > 0;) {
 		size_t n = min_u64(left, SINK_BYTES);
-		size_t got = 0;
+		const uint8_t *p;
 
 		if (e->err && left > DRAIN_BYTES_MAX)
 			return -ECONNABORTED;
-		int err = take_bytes(s, buf, n, &got, d);
+		int err = next_bytes(s, buf, n, &p, d);
 		if (err)
 			return err;
 		left -= n;
 		if (check && !e->err)
-			crc = crc32c(crc, buf, n);
+			crc = crc32c(crc, p, n);
 		if (!e->err)
-			e->err = e->sink->push(e->sink->arg, buf, n);
+			e->err = e->sink->push(e->sink->arg, p, n);
 		if (!e->err)
 			e->got += n;
 	}
@@ -399,35 +433,51 @@ static int take_whole(struct client_session *s, struct client_extent *e,
 
 /* --- leases --- */
 
-/* Where a lease's bytes go: the extent's own bufs, or memory for its sink. */
-static const struct read_buf *lease_bufs(const struct client_extent *e,
-					 const struct read_buf *whole, size_t *ret_n)
+static size_t sink_room(const struct needle_sink *sink, size_t bytes, const struct read_buf **ret)
 {
-	*ret_n = e->sink ? 1 : e->n_bufs;
-	return e->sink ? whole : e->bufs;
+	return sink->room ? sink->room(sink->arg, bytes, ret) : 0;
+}
+
+/* Where a lease's bytes go: the extent's own bufs, or what its sink has. Memory of the heap has to be
+ * registered for this one pull. */
+static int find_bufs(struct landing *l)
+{
+	const struct client_extent *e = l->extent;
+
+	l->bufs = e->bufs;
+	l->n_bufs = e->n_bufs;
+	if (!e->sink)
+		return 0;
+	l->bufs = NULL;
+	l->n_bufs = sink_room(e->sink, l->result.length, &l->bufs);
+	if (l->n_bufs)
+		return 0;
+	l->own.ptr = malloc(l->result.length);
+	if (!l->own.ptr)
+		return -ENOMEM;
+	l->own.len = l->result.length;
+	l->bufs = &l->own;
+	l->n_bufs = 1;
+	return 0;
 }
 
 static int start_pull(struct client_session *s, struct slot *slot, struct client_extent *e,
 		      const struct wire_result *r)
 {
 	struct pulling *p = slot->pulling;
-	struct read_buf *whole = &p->leases[p->n].whole;
+	struct landing *l = &p->leases[p->n++];
 
-	*whole = (struct read_buf){ .len = r->length };
-	if (e->sink) {
-		whole->ptr = malloc(r->length);
-		if (!whole->ptr) {
-			e->err = -ENOMEM; /* and the lease expires */
-			return 0;
-		}
+	*l = (struct landing){ .extent = e, .result = *r };
+	if (find_bufs(l)) {
+		e->err = -ENOMEM;
+		return 0;
 	}
-	p->leases[p->n].extent = e;
-	p->leases[p->n].result = *r;
-	p->n++;
-	struct client_lease lease = { .remote_addr = r->remote_addr,
-				      .rkey = r->rkey,
-				      .cookie = slot->xid };
-	lease.bufs = lease_bufs(e, whole, &lease.n_bufs);
+	const struct client_lease lease = { .remote_addr = r->remote_addr,
+					    .rkey = r->rkey,
+					    .bufs = l->bufs,
+					    .n_bufs = l->n_bufs,
+					    .cookie = slot->xid };
+	e->err = NOT_ANSWERED; /* until it was pulled and checked */
 	p->left++;
 	return s->transport->pull(s->connection, &lease, slot->deadline);
 }
@@ -441,22 +491,37 @@ static uint32_t crc_of(const struct read_buf *bufs, size_t n)
 	return crc;
 }
 
-static void use_lease(struct client_extent *e, const struct wire_result *r,
-		      const struct read_buf *whole)
+static int push_all(const struct landing *l)
 {
-	size_t n_bufs;
-	const struct read_buf *bufs = lease_bufs(e, whole, &n_bufs);
+	const struct needle_sink *sink = l->extent->sink;
+	int err = sink->begin(sink->arg, l->extent->gzip, (int64_t)l->result.length);
 
+	for (size_t i = 0; i < l->n_bufs && !err; i++)
+		err = sink->push(sink->arg, l->bufs[i].ptr, l->bufs[i].len);
+	return err;
+}
+
+static void use_lease(const struct landing *l)
+{
+	struct client_extent *e = l->extent;
+
+	if (!l->bufs)
+		return;
 	e->begun = true;
 	e->err = 0;
-	if (!crc32c_matches(r->crc32c, crc_of(bufs, n_bufs)))
+	if (!crc32c_matches(l->result.crc32c, crc_of(l->bufs, l->n_bufs)))
 		e->err = -EBADMSG;
 	if (!e->err && e->sink)
-		e->err = e->sink->begin(e->sink->arg, e->gzip, (int64_t)r->length);
-	if (!e->err && e->sink)
-		e->err = e->sink->push(e->sink->arg, whole->ptr, whole->len);
+		e->err = push_all(l);
 	if (!e->err)
-		e->got = r->length;
+		e->got = l->result.length;
+}
+
+/* Nobody reads the leases any more. */
+static void give_back(struct client_session *s, const struct pulling *p)
+{
+	for (size_t i = 0; i < p->n; i++)
+		add_complete(s, p->leases[i].result.lease_id);
 }
 
 /* PULLED -> DONE. Lets go of the lock for a while. */
@@ -466,19 +531,17 @@ static void request_check(struct client_session *s, struct slot *slot)
 
 	if (s->leader == slot)
 		pass_lead_on(s);
-	/* Nobody reads the leases any more. */
-	for (size_t i = 0; i < p->n && s->n_completes < WIRE_COMPLETES_MAX; i++)
-		s->completes[s->n_completes++] = p->leases[i].result.lease_id;
+	give_back(s, p);
 	pthread_mutex_unlock(&s->lock);
 	for (size_t i = 0; i < p->n; i++)
-		use_lease(p->leases[i].extent, &p->leases[i].result, &p->leases[i].whole);
+		use_lease(&p->leases[i]);
 	pthread_mutex_lock(&s->lock);
 	request_finish(s, slot, 0);
 }
 
 /* --- answers --- */
 
-/* sink_buf: SINK_BYTES, where there is a sink. */
+/* sink_buf: SINK_BYTES, where there is a sink and the transport streams. */
 static int take_answer(struct client_session *s, struct slot *slot, uint8_t *sink_buf)
 {
 	const struct wire_read_reply *reply = &s->reply;
@@ -494,7 +557,6 @@ static int take_answer(struct client_session *s, struct slot *slot, uint8_t *sin
 		e->gzip = r->flags & WIRE_RESULT_GZIP;
 		e->needle_bytes = r->needle_length;
 		if (r->flags & WIRE_RESULT_LEASE) {
-			e->err = NOT_ANSWERED; /* until it was pulled and checked */
 			err = start_pull(s, slot, e, r);
 			continue;
 		}
@@ -676,10 +738,12 @@ static void request_take(struct client_session *s, struct slot *slot, uint8_t *s
 	if (err)
 		fail_session(s, err);
 	/* It goes on leading: what comes next may be its own. */
-	if (!err && slot->pulling->left > 0)
+	if (!err && slot->pulling->left > 0) {
 		slot->state = REQUEST_PULLING;
-	else
-		request_finish(s, slot, err);
+		return;
+	}
+	give_back(s, slot->pulling);
+	request_finish(s, slot, err);
 }
 
 static void request_wait(struct client_session *s, struct slot *slot)
@@ -776,6 +840,20 @@ static bool range_is_sound(const struct client_extent *e)
 	       !__builtin_add_overflow(e->offset, bytes, &end) && end <= INT64_MAX;
 }
 
+/* Where a stream's bytes for a sink go: into its room, or *ret_own, to be freed. */
+static int find_sink_buf(const struct needle_sink *sink, struct read_buf *ret, uint8_t **ret_own)
+{
+	const struct read_buf *room;
+
+	if (sink_room(sink, SINK_BYTES, &room) == 1) {
+		*ret = room[0];
+		return 0;
+	}
+	*ret_own = malloc(SINK_BYTES);
+	*ret = (struct read_buf){ .ptr = *ret_own, .len = SINK_BYTES };
+	return *ret_own ? 0 : -ENOMEM;
+}
+
 int client_session_read(struct client_session *s, struct client_extent *extents, size_t n,
 			struct deadline d)
 {
@@ -784,7 +862,7 @@ int client_session_read(struct client_session *s, struct client_extent *extents,
 		.extents = extents, .n_extents = n, .pulling = &pulling, .deadline = d
 	};
 	CLEANUP_FREE uint8_t *sink_memory = NULL;
-	struct read_buf sink_buf = { .len = SINK_BYTES };
+	struct read_buf sink_buf = { 0 };
 
 	if (n == 0 || n > WIRE_EXTENTS_MAX)
 		return -EINVAL;
@@ -798,16 +876,13 @@ int client_session_read(struct client_session *s, struct client_extent *extents,
 		e->needle_bytes = 0;
 		if (!e->sink && !range_is_sound(e))
 			return -EINVAL;
-		if (e->sink && !sink_memory) {
-			sink_memory = malloc(SINK_BYTES);
-			if (!sink_memory)
-				return -ENOMEM;
-		}
+		if (e->sink && streams(s) && !sink_buf.ptr &&
+		    find_sink_buf(e->sink, &sink_buf, &sink_memory))
+			return -ENOMEM;
 	}
-	sink_buf.ptr = sink_memory;
 	int err = run(s, &request, &sink_buf);
 	for (size_t i = 0; i < pulling.n; i++)
-		free(pulling.leases[i].whole.ptr);
+		free(pulling.leases[i].own.ptr);
 	for (size_t i = 0; i < n; i++)
 		if (extents[i].err == NOT_ANSWERED)
 			extents[i].err = err;

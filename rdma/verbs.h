@@ -33,6 +33,10 @@ struct verbs_memory {
 /* Memory that is locked then, for which RLIMIT_MEMLOCK must have room. */
 uint64_t verbs_locked_bytes(const struct verbs_memory *m);
 
+/* Buffers of reads that had to be registered for that one read, so far, in this process; 0 in a build without
+ * verbs. Thread-safe. */
+uint64_t verbs_registrations(void);
+
 /* Forgets all regions and lets go of all devices; no connection may be left. */
 void verbs_release(void);
 

@@ -1,6 +1,7 @@
 #include "rdma/verbs_memory.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <utlist.h>
@@ -26,6 +27,8 @@ struct memory_device {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct region regions[VERBS_REGIONS_MAX]; /* by handle - 1; set once */
 static struct memory_device *devices;
+
+static atomic_uint_fast64_t registrations; /* of single buffers */
 
 int verbs_region_add(uint32_t region, void *base, size_t bytes)
 {
@@ -135,8 +138,14 @@ int memory_device_key(const struct memory_device *m, const struct read_buf *b, u
 	*ret_own = ibv_reg_mr(m->pd, b->ptr, b->len, IBV_ACCESS_LOCAL_WRITE);
 	if (!*ret_own)
 		return -errno;
+	atomic_fetch_add_explicit(&registrations, 1, memory_order_relaxed);
 	*ret_key = (*ret_own)->lkey;
 	return 0;
+}
+
+uint64_t verbs_registrations(void)
+{
+	return atomic_load_explicit(&registrations, memory_order_relaxed);
 }
 
 void verbs_release(void)

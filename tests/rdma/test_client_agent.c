@@ -256,6 +256,50 @@ static void reads_whole_needles(void **state)
 	}
 }
 
+struct roomy {
+	struct seen seen; /* first */
+	unsigned asked;
+	struct read_buf buf;
+};
+
+static size_t roomy_room(void *arg, size_t bytes, const struct read_buf **ret)
+{
+	struct roomy *r = arg;
+
+	r->asked++;
+	assert_null(r->buf.ptr);
+	r->buf = (struct read_buf){ .ptr = malloc(bytes), .len = bytes };
+	*ret = &r->buf;
+	return 1;
+}
+
+static int roomy_push(void *arg, const uint8_t *p, size_t n)
+{
+	struct roomy *r = arg;
+
+	r->seen.wrong |= p < r->buf.ptr || p + n > r->buf.ptr + r->buf.len;
+	return seen_push(&r->seen, p, n);
+}
+
+static void whole_needles_come_through_memory_of_their_reader(void **state)
+{
+	struct world *w = *state;
+	struct roomy r = { .seen.key = LARGE };
+	const struct needle_sink sink = {
+		.begin = seen_begin, .push = roomy_push, .arg = &r, .room = roomy_room
+	};
+	struct fid fid = fid_of(LARGE);
+
+	start(w);
+	struct source s = client_source(w->client);
+	assert_int_equal(
+		s.ops->read_whole(s.self, &w->server, &fid, &sink, deadline_in_ms(BUDGET_MS)), 0);
+	assert_int_equal(r.asked, 1);
+	assert_int_equal(r.seen.len, needle_bytes[LARGE]);
+	assert_false(r.seen.wrong);
+	free(r.buf.ptr);
+}
+
 static void says_what_is_not_there(void **state)
 {
 	struct world *w = *state;
@@ -530,6 +574,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make, drop)
 		TEST(reads_ranges_of_every_size),
 		TEST(reads_whole_needles),
+		TEST(whole_needles_come_through_memory_of_their_reader),
 		TEST(says_what_is_not_there),
 		TEST(reads_deleted_needles_while_they_last),
 		TEST(reads_several_extents_with_one_message),

@@ -159,6 +159,68 @@ static void whole_needles_come_as_they_are_stored(void **state)
 	client_session_close(s, WIRE_SHUTDOWN);
 }
 
+/* Memory of its own for a needle, in registered pieces. */
+struct roomy {
+	struct whole whole; /* first */
+	uint8_t *memory;
+	struct read_buf bufs[16];
+};
+
+static size_t roomy_room(void *arg, size_t bytes, const struct read_buf **ret)
+{
+	const size_t piece = 700 * KIB;
+	struct roomy *r = arg;
+	size_t n = 0;
+
+	for (size_t at = 0; at < bytes; at += piece)
+		r->bufs[n++] = (struct read_buf){ .ptr = r->memory + at,
+						  .len = min_u64(piece, bytes - at),
+						  .region = 1 };
+	*ret = r->bufs;
+	return n;
+}
+
+static uint64_t registrations_of_whole(struct world *w, struct client_session *s, uint64_t key,
+				       size_t bytes, bool room)
+{
+	struct roomy r = { .memory = w->region };
+	struct needle_sink sink = { .begin = whole_begin,
+				    .push = whole_push,
+				    .arg = &r,
+				    .room = room ? roomy_room : NULL };
+	struct client_extent e = range_of(key, 0, NULL, 0);
+	uint64_t before = verbs_registrations();
+
+	e.sink = &sink;
+	assert_int_equal(client_session_read(s, &e, 1, budget()), 0);
+	assert_int_equal(e.err, 0);
+	assert_int_equal(r.whole.len, bytes);
+	assert_memory_equal(r.whole.p, w->large, bytes);
+	free(r.whole.p);
+	return verbs_registrations() - before;
+}
+
+static void whole_needles_register_nothing_where_there_is_room(void **state)
+{
+	struct world *w = *state;
+	struct client_session *s = open_session(w);
+
+	assert_int_equal(registrations_of_whole(w, s, LARGE, LARGE_BYTES, true), 0);
+	assert_int_equal(registrations_of_whole(w, s, COMPRESSED, 100000, true), 0);
+	assert_int_equal(registrations_of_whole(w, s, SMALL, SMALL_BYTES, true), 0);
+	client_session_close(s, WIRE_SHUTDOWN);
+}
+
+static void whole_needles_without_room_are_pulled_into_the_heap(void **state)
+{
+	struct world *w = *state;
+	struct client_session *s = open_session(w);
+
+	assert_int_equal(registrations_of_whole(w, s, LARGE, LARGE_BYTES, false), 1);
+	assert_int_equal(registrations_of_whole(w, s, COMPRESSED, 100000, false), 1);
+	client_session_close(s, WIRE_SHUTDOWN);
+}
+
 struct reader {
 	struct world *w;
 	struct client_session *s;
@@ -396,6 +458,28 @@ static void leases_are_given_back_when_no_other_read_comes(void **state)
 	client_free(client);
 }
 
+static void leases_outlast_a_message_that_is_too_long(void **state)
+{
+	static const char token[WIRE_TOKEN_BYTES_MAX];
+	struct world *w = *state;
+	struct client_session *s = open_session(w);
+	struct read_buf b = { .ptr = w->region, .len = MIB, .region = 1 };
+	struct client_extent e[WIRE_EXTENTS_MAX];
+
+	assert_reads(w, s, LARGE, 0, b);
+	assert_true(client_session_owes_leases(s));
+	for (size_t i = 0; i < WIRE_EXTENTS_MAX; i++) {
+		e[i] = range_of(LARGE, 0, &b, 1);
+		e[i].token = token;
+		e[i].token_len = sizeof(token);
+	}
+	assert_int_equal(client_session_read(s, e, WIRE_EXTENTS_MAX, budget()), -EMSGSIZE);
+	assert_true(client_session_owes_leases(s));
+	assert_reads(w, s, SMALL, 0, (struct read_buf){ .ptr = w->region, .len = 10, .region = 1 });
+	assert_int_equal(atomic_load(&w->agent.counters.leases_returned), 1);
+	client_session_close(s, WIRE_SHUTDOWN);
+}
+
 /* --- faults --- */
 
 static void sends_of_any_number_never_overrun_the_receiver(void **state)
@@ -530,6 +614,8 @@ int main(void)
 		VERBS_TEST(a_range_is_scattered_over_many_buffers),
 		VERBS_TEST(several_extents_of_all_kinds_are_read_with_one_message),
 		VERBS_TEST(whole_needles_come_as_they_are_stored),
+		VERBS_TEST(whole_needles_register_nothing_where_there_is_room),
+		VERBS_TEST(whole_needles_without_room_are_pulled_into_the_heap),
 		VERBS_TEST(many_threads_share_a_connection),
 		VERBS_TEST(exactly_what_was_leased_can_be_read),
 		VERBS_TEST(a_byte_before_a_lease_is_refused),
@@ -538,6 +624,7 @@ int main(void)
 		VERBS_TEST(a_lease_ends_with_its_time),
 		VERBS_TEST(a_lease_ends_when_it_is_given_back),
 		VERBS_TEST(leases_are_given_back_when_no_other_read_comes),
+		VERBS_TEST(leases_outlast_a_message_that_is_too_long),
 		VERBS_TEST(sends_of_any_number_never_overrun_the_receiver),
 		VERBS_TEST(noise_ends_the_connection_with_a_reason),
 		VERBS_TEST(a_hundred_connections_leave_nothing_behind),

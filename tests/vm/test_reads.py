@@ -22,13 +22,15 @@ MIB = 1 << 20
 @pytest.fixture(params=sorted(doors.DOORS))
 def only_rdma(request, cluster, corpus, cluster_agent, mount_kelpfs):
     """[(path, bytes)] of one door, in a mount that has only RDMA to read with; afterwards it has to have
-    said so, and the volume server has to have sent nothing of them."""
+    said so, the volume server has to have sent nothing of them, and no memory but the slab, once, has to have
+    been registered for them: neither for ranges nor for what was decoded."""
     opened = corpus(request.param)
     mount = mount_kelpfs(opened.filer, opened.directory, options=rdma(cluster_agent, "require"))
     with reading_only("rdma", mount, cluster.processes["volume0"]):
         files = [(mount.path / name, data) for name, data in opened.files.items()]
         connect([path for path, _ in files])
         yield files
+        assert json.loads((mount.path / ".kelpfs/stats").read_text())["kelpfs_rdma_registrations_total"] == 0
 
 
 def test_everything_reads_back_over_rdma_alone(only_rdma):
