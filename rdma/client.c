@@ -4,8 +4,8 @@
  * and gives back the leases of those that have become idle. Further connections to an agent that is up
  * are made by the read that wants one.
  *
- * Lock order: an agent's lock, then the keeper's. The table's lock is taken alone. None is held during
- * a call that may wait for the network. */
+ * Lock order: the table's lock, an agent's lock, the keeper's. None is held during a call that may wait for
+ * the network. */
 #include "rdma/client.h"
 
 #include <errno.h>
@@ -51,9 +51,11 @@ struct pooled {
 
 TAILQ_HEAD(pool, pooled);
 
-/* Lives as long as the client. */
+/* Lives as long as the client, or until its place is needed: not while somebody uses it, or the keeper has it. */
 struct agent {
-	UT_hash_handle hh; /* the table's lock */
+	UT_hash_handle hh; /* the table's lock, as the next */
+	uint64_t asked_for; /* when last; in calls */
+	atomic_uint users; /* only grows with the table's lock */
 	STAILQ_ENTRY(agent) queue_link; /* the keeper's lock */
 	struct agent_key key; /* immutable */
 
@@ -76,8 +78,9 @@ STAILQ_HEAD(agent_queue, agent);
 struct client {
 	struct client_config cfg; /* immutable, with the defaults filled in */
 
-	pthread_mutex_t table_lock; /* protects agents */
+	pthread_mutex_t table_lock; /* protects agents and asks */
 	struct agent *agents;
+	uint64_t asks; /* for agents, so far */
 
 	pthread_mutex_t keeper_lock; /* protects all up to the atomics */
 	pthread_cond_t keeper_wake;
@@ -122,10 +125,13 @@ static struct agent *agent_new(const struct agent_key *key)
 	return a;
 }
 
+/* Takes NULL. */
 static void agent_free(struct agent *a)
 {
 	struct pooled *p;
 
+	if (!a)
+		return;
 	while ((p = TAILQ_FIRST(&a->pool))) {
 		TAILQ_REMOVE(&a->pool, p, link);
 		client_session_close(p->session, WIRE_SHUTDOWN);
@@ -165,20 +171,74 @@ static void table_add(struct client *c, struct agent *a)
 {
 	HASH_ADD(hh, c->agents, key, sizeof(a->key), a);
 }
+
+static void table_remove(struct client *c, struct agent *a)
+{
+	HASH_DEL(c->agents, a);
+}
 /* NOLINTEND(readability-function-size) */
 
-static struct agent *agent_of(struct client *c, const struct endpoint *server)
+/* With the table's lock. */
+static bool may_go(struct agent *a)
 {
-	struct agent_key key = key_of(c, server);
+	if (atomic_load_explicit(&a->users, memory_order_acquire) > 0)
+		return false;
+	LOCK_SCOPE(&a->lock);
+	return a->state != AGENT_PROBING && a->state != AGENT_REPROBING;
+}
 
-	LOCK_SCOPE(&c->table_lock);
-	struct agent *a = table_find(c, &key);
-	if (a || HASH_COUNT(c->agents) >= CLIENT_AGENTS_MAX)
+/* With the table's lock: takes the one out that nobody has asked for the longest; NULL: none may go. */
+static struct agent *table_evict(struct client *c)
+{
+	struct agent *oldest = NULL;
+
+	for (struct agent *a = c->agents; a; a = a->hh.next)
+		if ((!oldest || a->asked_for < oldest->asked_for) && may_go(a))
+			oldest = a;
+	if (oldest)
+		table_remove(c, oldest);
+	return oldest;
+}
+
+/* With the table's lock. *ret_evicted: to be freed without it, or NULL. */
+static struct agent *table_get(struct client *c, const struct agent_key *key,
+			       struct agent **ret_evicted)
+{
+	struct agent *a = table_find(c, key);
+
+	if (a)
 		return a;
-	a = agent_new(&key);
+	if (HASH_COUNT(c->agents) >= CLIENT_AGENTS_MAX) {
+		*ret_evicted = table_evict(c);
+		if (!*ret_evicted)
+			return NULL;
+	}
+	a = agent_new(key);
 	if (a)
 		table_add(c, a);
 	return a;
+}
+
+/* To be given back with agent_put(). NULL: no memory, or too many are in use. */
+static struct agent *agent_of(struct client *c, const struct endpoint *server)
+{
+	struct agent_key key = key_of(c, server);
+	struct agent *evicted = NULL;
+
+	pthread_mutex_lock(&c->table_lock);
+	struct agent *a = table_get(c, &key, &evicted);
+	if (a) {
+		a->asked_for = c->asks++;
+		atomic_fetch_add_explicit(&a->users, 1, memory_order_relaxed);
+	}
+	pthread_mutex_unlock(&c->table_lock);
+	agent_free(evicted);
+	return a;
+}
+
+static void agent_put(struct agent *a)
+{
+	atomic_fetch_sub_explicit(&a->users, 1, memory_order_release);
 }
 
 static void set_state(struct agent *a, enum agent_state state)
@@ -479,20 +539,21 @@ static void return_leases(struct client *c, struct agent *a)
 		note_owing(c);
 }
 
-/* Agents stay, so the list may be walked from any point without the lock. */
+/* Who is looked after stays, and so does his place in the list. */
 static void for_each_agent(struct client *c, void (*look_after)(struct client *c, struct agent *a))
 {
-	struct agent *next;
-
 	pthread_mutex_lock(&c->table_lock);
-	struct agent *a = c->agents;
-	pthread_mutex_unlock(&c->table_lock);
-	for (; a; a = next) {
-		look_after(c, a);
-		pthread_mutex_lock(&c->table_lock);
-		next = a->hh.next;
+	for (struct agent *a = c->agents; a;) {
+		struct agent *this = a;
+
+		atomic_fetch_add_explicit(&this->users, 1, memory_order_relaxed);
 		pthread_mutex_unlock(&c->table_lock);
+		look_after(c, this);
+		pthread_mutex_lock(&c->table_lock);
+		a = this->hh.next;
+		agent_put(this);
 	}
+	pthread_mutex_unlock(&c->table_lock);
 }
 
 /* With the keeper's lock: until there is something to do. */
@@ -720,6 +781,19 @@ static int read_once(struct client *c, struct agent *a, struct client_extent *ex
 	return err;
 }
 
+static int read_from(struct client *c, struct agent *a, struct client_extent *extents, size_t n,
+		     struct deadline d)
+{
+	int err = read_once(c, a, extents, n, d);
+	if (err == -ECONNRESET && !has_begun(extents, n)) {
+		/* The agent closes what was idle, and may have been restarted: what else lies idle
+		 * has probably been cut as well. */
+		reap_idle(c, a, 0);
+		err = read_once(c, a, extents, n, d);
+	}
+	return err;
+}
+
 int client_read(struct client *c, const struct endpoint *server, struct client_extent *extents,
 		size_t n, struct deadline d)
 {
@@ -732,13 +806,8 @@ int client_read(struct client *c, const struct endpoint *server, struct client_e
 	}
 	if (!a)
 		return -EOPNOTSUPP;
-	int err = read_once(c, a, extents, n, d);
-	if (err == -ECONNRESET && !has_begun(extents, n)) {
-		/* The agent closes what was idle, and may have been restarted: what else lies idle
-		 * has probably been cut as well. */
-		reap_idle(c, a, 0);
-		err = read_once(c, a, extents, n, d);
-	}
+	int err = read_from(c, a, extents, n, d);
+	agent_put(a);
 	if (err && !has_begun(extents, n))
 		for (size_t i = 0; i < n; i++)
 			extents[i].err = err;
@@ -747,14 +816,10 @@ int client_read(struct client *c, const struct endpoint *server, struct client_e
 	return err;
 }
 
-int client_ping(struct client *c, const struct endpoint *server, struct deadline d,
+static int ping(struct client *c, struct agent *a, struct deadline d,
 		struct wire_hello_reply *ret_hello, int64_t *ret_rtt_ns)
 {
-	struct agent *a = agent_of(c, server);
 	struct pooled *p = NULL;
-
-	if (!a)
-		return -EOPNOTSUPP;
 	int err = pool_acquire(c, a, d, &p);
 	pthread_mutex_lock(&a->lock);
 	*ret_hello = a->hello;
@@ -768,6 +833,18 @@ int client_ping(struct client *c, const struct endpoint *server, struct deadline
 	if (!err)
 		*ret_rtt_ns = now_ns() - start;
 	pool_release(c, a, p);
+	return err;
+}
+
+int client_ping(struct client *c, const struct endpoint *server, struct deadline d,
+		struct wire_hello_reply *ret_hello, int64_t *ret_rtt_ns)
+{
+	struct agent *a = agent_of(c, server);
+
+	if (!a)
+		return -EOPNOTSUPP;
+	int err = ping(c, a, d, ret_hello, ret_rtt_ns);
+	agent_put(a);
 	return err;
 }
 

@@ -20,6 +20,7 @@
 struct client;
 struct token_source;
 
+/* Known at once; beyond, the one that was asked for longest ago makes room. */
 #define CLIENT_AGENTS_MAX 4096
 #define CLIENT_CONNECTIONS_MAX 10 /* to one agent */
 /* Likewise over TCP, where connections cost little, and readers that share one wake each other up. */

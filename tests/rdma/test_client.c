@@ -618,6 +618,77 @@ static void asks_for_no_token_where_none_is_needed(void **state)
 	assert_string_equal(read, "");
 }
 
+/* --- more agents than are remembered --- */
+
+/* Where nobody listens; another place for each number. */
+static int ask_nobody(struct world *w, unsigned number)
+{
+	struct endpoint server = { .port = 8080 };
+	struct wire_hello_reply hello;
+	int64_t rtt_ns;
+
+	snprintf(server.host, sizeof(server.host), "127.1.%u.%u", number / 256, number % 256);
+	return client_ping(w->client, &server, deadline_in_ms(BUDGET_MS), &hello, &rtt_ns);
+}
+
+static void who_was_asked_for_longest_ago_makes_room(void **state)
+{
+	struct world *w = *state;
+
+	start(w, &good);
+	assert_int_equal(read_range(w, 0, 10), 0);
+	for (unsigned i = 0; i < CLIENT_AGENTS_MAX; i++)
+		assert_int_not_equal(ask_nobody(w, i), 0);
+	assert_int_equal(stats_of(w).agents, CLIENT_AGENTS_MAX);
+	assert_int_equal(stats_of(w).connections, 0);
+	assert_int_equal(read_range(w, 0, 10), 0);
+	assert_int_equal(stats_of(w).agents, CLIENT_AGENTS_MAX);
+	assert_int_equal(scripted_agent_connections(w->agent), 2);
+}
+
+struct asker {
+	struct world *w;
+	unsigned first, n;
+	int err;
+};
+
+static void *ask_many(void *arg)
+{
+	struct asker *a = arg;
+	struct wire_hello_reply hello;
+	int64_t rtt_ns;
+
+	for (unsigned i = 0; i < a->n && !a->err; i++) {
+		if (ask_nobody(a->w, a->first + i) == 0)
+			a->err = -ENOTRECOVERABLE;
+		else if (i % 100 == 0)
+			a->err = client_ping(a->w->client, &a->w->server.addr,
+					     deadline_in_ms(BUDGET_MS), &hello, &rtt_ns);
+	}
+	return NULL;
+}
+
+static void who_is_asked_for_stays_while_others_come_and_go(void **state)
+{
+	enum { ASKERS = 4, EACH = CLIENT_AGENTS_MAX / 3 };
+	struct world *w = *state;
+	struct asker askers[ASKERS];
+	pthread_t threads[ASKERS];
+
+	start(w, &good);
+	assert_int_equal(read_range(w, 0, 10), 0);
+	for (unsigned i = 0; i < ASKERS; i++) {
+		askers[i] = (struct asker){ .w = w, .first = i * EACH, .n = EACH };
+		pthread_create(&threads[i], NULL, ask_many, &askers[i]);
+	}
+	for (unsigned i = 0; i < ASKERS; i++) {
+		pthread_join(threads[i], NULL);
+		assert_int_equal(askers[i].err, 0);
+	}
+	assert_int_equal(stats_of(w).agents, CLIENT_AGENTS_MAX);
+	assert_in_range(scripted_agent_connections(w->agent), 1, ASKERS);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -649,6 +720,8 @@ int main(void)
 		TEST(sends_a_token_with_every_extent_without_the_key),
 		TEST(does_not_ask_without_the_token_that_is_needed),
 		TEST(asks_for_no_token_where_none_is_needed),
+		TEST(who_was_asked_for_longest_ago_makes_room),
+		TEST(who_is_asked_for_stays_while_others_come_and_go),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
