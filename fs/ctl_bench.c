@@ -610,7 +610,7 @@ int ctl_bench(const struct ctl_options *o, char *message, size_t bytes)
 	int err = get_memory(&b, message, bytes);
 
 	if (!err)
-		err = ctl_reach_open(o, depth, &b.reach, message, bytes);
+		err = ctl_reach_open(o, depth, true, &b.reach, message, bytes);
 	if (!err) {
 		err = bench(&b, message, bytes);
 		ctl_reach_close(&b.reach);

@@ -217,7 +217,7 @@ int ctl_locate(const struct ctl_options *o, char *message, size_t bytes)
 	struct deadline d = deadline_in_ms(o->timeout_ms);
 	struct ctl_reach r;
 	struct ctl_path p;
-	int err = ctl_reach_open(o, 1, &r, message, bytes);
+	int err = ctl_reach_open(o, 1, false, &r, message, bytes);
 
 	if (err)
 		return err;

@@ -32,10 +32,10 @@ static int token_for_needle(void *arg, const struct fid *fid, struct deadline d,
 }
 
 /* An agent tells over TCP where it takes RDMA connections. */
-static int open_clients(struct ctl_reach *r)
+static int open_clients(struct ctl_reach *r, bool alone)
 {
 	const struct ctl_options *o = r->options;
-	bool required = !(r->via & ~VIA_AGENT);
+	bool required = alone || !(r->via & ~VIA_AGENT);
 	struct client_config cfg = {
 		.transport = &client_tcp,
 		.map = map_agent,
@@ -107,8 +107,8 @@ static void set_ways(struct ctl_reach *r)
 	}
 }
 
-int ctl_reach_open(const struct ctl_options *o, unsigned depth, struct ctl_reach *r, char *message,
-		   size_t bytes)
+int ctl_reach_open(const struct ctl_options *o, unsigned depth, bool alone, struct ctl_reach *r,
+		   char *message, size_t bytes)
 {
 	struct options cluster = o->cluster;
 
@@ -118,7 +118,7 @@ int ctl_reach_open(const struct ctl_options *o, unsigned depth, struct ctl_reach
 	if (err)
 		return err;
 	r->via = ways_of(o);
-	err = open_clients(r);
+	err = open_clients(r, alone);
 	if (err) {
 		ctl_reach_close(r);
 		return ctl_fail(err, message, bytes, "%s", strerror(-err));

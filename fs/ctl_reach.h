@@ -34,9 +34,10 @@ struct ctl_reach {
 	struct server fixed;
 };
 
-/* depth: most reads at once. */
-int ctl_reach_open(const struct ctl_options *o, unsigned depth, struct ctl_reach *r, char *message,
-		   size_t bytes);
+/* depth: most reads at once. alone: each way is asked by itself, so that connections to agents are waited for
+ * as if there were no other. */
+int ctl_reach_open(const struct ctl_options *o, unsigned depth, bool alone, struct ctl_reach *r,
+		   char *message, size_t bytes);
 void ctl_reach_close(struct ctl_reach *r);
 
 /* Servers that have a volume; they live as long as r. Returns 0 or as locate_volume(). */

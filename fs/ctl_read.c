@@ -216,7 +216,7 @@ int ctl_read(const struct ctl_options *o, char *message, size_t bytes)
 	struct job j = { .options = o, .body = { .max_bytes = CTL_NEEDLE_BYTES_MAX } };
 	struct ctl_reach r;
 	char fid[FID_STR_MAX];
-	int err = ctl_reach_open(o, 1, &r, message, bytes);
+	int err = ctl_reach_open(o, 1, false, &r, message, bytes);
 
 	if (err)
 		return err;
