@@ -570,7 +570,7 @@ CHANGES_S = 8
 DOORS_OF_STEADY_FILES = ("filer_compressed_text", "s3_multipart", "manifest_nested", "overlapping_chunks")
 
 
-def read_while_volumes_change(beside, mount):
+def read_while_volumes_change(beside, mount, steady_doors=DOORS_OF_STEADY_FILES):
     """With vacuum, deletes, overwrites and appends going on, what does not change is always right; what does is
     one of its versions, or says that it is gone."""
     small = {f"a/steady{i}": doors.noise(150 * KIB + i, f"steady {i}") for i in range(12)}
@@ -578,7 +578,7 @@ def read_while_volumes_change(beside, mount):
         beside.http.put("/" + name, data, "maxMB=1")
     corpus = doors.Corpus(beside.cluster, "/nowhere", beside.work_dir)
     steady = dict(small)
-    for opened in map(corpus, DOORS_OF_STEADY_FILES):
+    for opened in map(corpus, steady_doors):
         steady.update((f"{opened.directory}/{name}".lstrip("/"), data) for name, data in opened.files.items())
     versions = [doors.noise(200 * KIB, f"version {i}") for i in range(5)]
     doomed = [doors.noise(100 * KIB, f"doomed {i}") for i in range(7)]

@@ -4,7 +4,8 @@ listen for RDMA connections.
 Outside, test_runner.py alone is collected; in the second VM of a pair, test_pair.py alone; in a VM by
 itself, all others.
 
-Environment: KELP_BUILDS: the builds that every test is run with, one after the other (default: release)
+Environment: KELP_BUILDS: the builds that every test is run with, one after the other (default: release); those
+that are marked one_build with the last of them alone
 """
 
 import contextlib
@@ -24,6 +25,14 @@ ELSEWHERE = {"test_runner.py": not IN_VM, "test_pair.py": IN_PAIR}
 collect_ignore = [path.name for path in HERE.glob("test_*.py")
                   if not ELSEWHERE.get(path.name, IN_VM and not IN_PAIR)]
 BUILDS = os.environ.get("KELP_BUILDS", "release").split()
+
+
+def pytest_collection_modifyitems(config, items):
+    """What takes long is run with the last build alone, where there are several."""
+    others = [item for item in items if item.get_closest_marker("one_build")
+              and item.callspec.params["build"] != BUILDS[-1]]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]
 
 
 @pytest.fixture(scope="session", autouse=True, params=BUILDS if IN_VM else [None])

@@ -1,6 +1,9 @@
 """kelpd and mounts over RDMA, for the tests inside a VM."""
 
 import errno
+import json
+import subprocess
+from pathlib import Path
 
 import weed
 from test_agent import Agent
@@ -15,9 +18,9 @@ class RdmaAgent(Agent):
         weed.wait_until(lambda: "listening for RDMA on" in self.log_text(), "kelpd listens for RDMA")
 
 
-def rdma(agent, use="auto"):
+def rdma(agent, use="auto", timeout_s=60):
     """Options of a mount that reads through an agent, or what is at its port, over RDMA where it can."""
-    return [f"rdma={use}", f"agent_port={getattr(agent, 'port', agent)}", "timeout=60"]
+    return [f"rdma={use}", f"agent_port={getattr(agent, 'port', agent)}", f"timeout={timeout_s}"]
 
 
 def connect(paths):
@@ -35,3 +38,10 @@ def connect(paths):
         return True
 
     weed.wait_until(connected, "a connection over RDMA")
+
+
+def queue_pairs(pid):
+    """That a process has. The kernel names the thread that made them."""
+    shown = subprocess.run(["rdma", "-j", "resource", "show", "qp"], stdin=subprocess.DEVNULL, capture_output=True,
+                           check=True).stdout
+    return sum(Path(f"/proc/{pid}/task/{qp['pid']}").exists() for qp in json.loads(shown) if "pid" in qp)

@@ -4,16 +4,15 @@ should, also while there is no agent."""
 import itertools
 import json
 import os
-import subprocess
-from pathlib import Path
 
 import pytest
 
 import corpus as doors
 import weed
 import wire
-from rdma import connect, rdma
+from rdma import connect, queue_pairs, rdma
 from test_content import assert_same, ranges
+from test_content_settings import Counts
 from test_mount_agent import at_once, read_past_caches, reading_only, reads_by_source
 
 MIB = 1 << 20
@@ -44,6 +43,19 @@ def test_everything_reads_back_over_rdma_alone(only_rdma):
                                 f"{path.name} [{offset}, +{length})")
             finally:
                 os.close(fd)
+
+
+@pytest.mark.parametrize("splice", ["splice=on", "splice=off"])
+def test_what_is_spliced_is_what_was_pulled_over_rdma(corpus, cluster_agent, mount_kelpfs, splice):
+    """From the slab that the device writes to, without another copy."""
+    opened = corpus("filer_put")
+    mount = mount_kelpfs(opened.filer, opened.directory, options=[*rdma(cluster_agent, "require"), splice])
+    connect([mount.path / name for name in opened.files])
+    for name, data in opened.files.items():
+        assert_same((mount.path / name).read_bytes(), data, name)
+    Counts([mount]).assert_splice(splice)
+    sources = reads_by_source(mount)
+    assert set(sources) == {"rdma"} and sources["rdma"][0] > 0
 
 
 @pytest.mark.parametrize("door", ["filer_put", "filer_compressed_text", "filer_encrypted", "many_chunks"])
@@ -92,13 +104,6 @@ def test_eight_readers_at_once_read_right_over_rdma(corpus, cluster_agent, mount
 
     at_once(8, read)
     assert set(reads_by_source(mount)) == {"rdma"}
-
-
-def queue_pairs(pid):
-    """That a process has. The kernel names the thread that made them."""
-    shown = subprocess.run(["rdma", "-j", "resource", "show", "qp"], stdin=subprocess.DEVNULL, capture_output=True,
-                           check=True).stdout
-    return sum(Path(f"/proc/{pid}/task/{qp['pid']}").exists() for qp in json.loads(shown) if "pid" in qp)
 
 
 def test_agent_that_goes_is_replaced_by_http_and_taken_up_again_over_rdma(cluster, start_agent, mount_kelpfs):
