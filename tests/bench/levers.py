@@ -73,6 +73,11 @@ def values_of(option, *values):
     return {value: [f"{option}={value}"] if number else [] for number, value in enumerate(values)}
 
 
+# There have to be as many as hold the slab, and fewer than hold one that is to lie elsewhere.
+HUGE_PAGES = how.SLAB_OF_WARM_BYTES >> 21
+TOO_LARGE_BYTES = how.SLAB_OF_WARM_BYTES * 3 // 2
+RESERVED = "2 MiB"
+
 # The name is what --only looks for.
 LEVERS = {
     "splice": Lever("`splice`: by one writev, or by splice from the slab's memfd", {
@@ -81,6 +86,8 @@ LEVERS = {
     "readahead_kb": Lever("`readahead_kb`: the kernel's own readahead", values_of(
         "readahead_kb", "1024", "128", "512", "4096")),
     "max_read": Lever("`max_read`: largest request of the kernel", values_of("max_read", "1M", "128K", "256K", "512K")),
+    "huge-pages": Lever("the slab's pages: 4 KiB, or reserved huge ones", {
+        "4 KiB": [f"slab={TOO_LARGE_BYTES}"], RESERVED: []}),
     "max_background": Lever("`max_background`: readahead requests under way", values_of(
         "max_background", "64", "12", "256"), works=("seq", "rand16")),
     "threads": Lever("`threads`: workers that take requests from the kernel", values_of(
@@ -136,9 +143,16 @@ def missing():
         reason = (f"libfuse {shown} knows nothing of it ({needed[0]}.{needed[1]} is needed)" if version < needed
                   else "kelpfs does not use it")
         yield f"{what}: not measured: {reason}; {kernel}"
+    if not can_be_measured("huge-pages"):
+        yield f"reserved huge pages: not measured: there have to be {HUGE_PAGES} or some more (vm.nr_hugepages)"
     if pages:
         yield (f"requests of more than {int(pages) * 4} KiB: not measured: fs.fuse.max_pages_limit={pages}, and "
                "kelpfs takes no longer ones")
+
+
+def can_be_measured(name):
+    pages = int(first_line("/proc/sys/vm/nr_hugepages") or 0)
+    return name != "huge-pages" or HUGE_PAGES <= pages < TOO_LARGE_BYTES >> 21
 
 
 # --- measuring -------------------------------------------------------------------------------------
@@ -171,6 +185,8 @@ def measure(bench, name, setting, figures):
             how.warm_up(bench, mount, bench.trees["seq"].count)
         elif lever.contender == "kelpfs":
             how.await_slab(mount, how.SLAB_DEFAULT_BYTES)
+        if setting == RESERVED and not mount.status("HugetlbPages"):
+            raise RuntimeError("there were too few huge pages")
         for work in lever.works:
             if work != lever.works[0]:
                 how.forget(bench, mount)
@@ -320,9 +336,9 @@ def parse_arguments():
 
 def main():
     options = parse_arguments()
-    chosen = [name for name in LEVERS if re.search(options.only, name)]
+    chosen = [name for name in LEVERS if re.search(options.only, name) and can_be_measured(name)]
     if not chosen:
-        sys.exit(f"levers: --only {options.only} matches none of {', '.join(LEVERS)}")
+        sys.exit(f"levers: --only {options.only} matches none of {', '.join(filter(can_be_measured, LEVERS))}")
     figures = Figures()
     rounds = measure_all(options, chosen, figures)
     text = report.printed_by(print_all, options, figures, chosen, rounds)
