@@ -2,6 +2,8 @@
 address, and files on it that were written through several doors.
 
 Tells the other VM of them by a file in the folder that they share, and ends when the other one says so.
+
+Environment: KELP_BUILDS: those of which an agent is run
 """
 
 import hashlib
@@ -12,11 +14,16 @@ import tempfile
 from pathlib import Path
 
 SHARED = Path("/run/pair")
-SERVED, DONE = SHARED / "served.json", SHARED / "done"
+SERVED, DONE, ENDED = SHARED / "served.json", SHARED / "done", SHARED / "ended"
 LIMIT_S = 1800
 # Those that need no mount to write through.
 DOORS = ("filer_put", "filer_compressed_text", "filer_encrypted", "s3_multipart", "manifest_nested",
          "overlapping_chunks")
+
+
+def start_agent(work_dir, cluster, build):
+    os.environ["KELP_BIN_DIR"] = f"build/{build}/bin"
+    return rdma.RdmaAgent(work_dir, cluster)
 
 
 def main():
@@ -24,9 +31,9 @@ def main():
     cluster = weed.Cluster(work_dir / "cluster", s3=True)
     files = corpus.Corpus(cluster, "/nowhere", work_dir)
     opened = [files(door) for door in DOORS]
-    agent = rdma.RdmaAgent(work_dir, cluster)
+    agents = {build: start_agent(work_dir, cluster, build) for build in os.environ["KELP_BUILDS"].split()}
     told = {
-        "agent_port": agent.port,
+        "agent_ports": {build: agent.port for build, agent in agents.items()},
         "doors": {door: {"filer": o.filer, "directory": o.directory,
                          "files": {name: hashlib.sha256(data).hexdigest() for name, data in o.files.items()}}
                   for door, o in zip(DOORS, opened)},
@@ -34,8 +41,12 @@ def main():
     SERVED.with_suffix(".new").write_text(json.dumps(told))
     SERVED.with_suffix(".new").rename(SERVED)
     weed.wait_until(DONE.exists, "the other VM's end", timeout_s=LIMIT_S, every_s=0.5)
-    agent.end()
-    cluster.stop()
+    try:
+        for agent in agents.values():
+            agent.end()
+    finally:
+        cluster.stop()
+        ENDED.touch()
 
 
 if __name__ == "__main__":

@@ -15,20 +15,22 @@ START_S = 900  # with a corpus to write, on one emulated processor
 
 @pytest.fixture(scope="session")
 def served():
-    """What serve.py tells; at the end it is told to stop."""
+    """What serve.py tells; at the end it is told to stop, and waited for: what it says then counts."""
     weed.wait_until(serve.SERVED.exists, "the server in the other VM", timeout_s=START_S, every_s=0.5)
     yield json.loads(serve.SERVED.read_text())
     serve.DONE.touch()
+    weed.wait_until(serve.ENDED.exists, "the server's end")
 
 
 @pytest.fixture
-def mount_door(served, mount_kelpfs):
-    """mount_door(door, use) -> the mount of its directory, and its files with their digests."""
+def mount_door(served, build, mount_kelpfs):
+    """mount_door(door, use) -> the mount of its directory, and its files with their digests. Agent and mount are
+    of one build."""
 
     def mount(door, use):
         there = served["doors"][door]
         return mount_kelpfs(there["filer"], there["directory"],
-                            options=rdma(served["agent_port"], use)), there["files"]
+                            options=rdma(served["agent_ports"][build], use)), there["files"]
 
     return mount
 
