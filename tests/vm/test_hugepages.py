@@ -41,7 +41,8 @@ def file(cluster):
 
 
 def pages_kib(mount):
-    line, = (line for line in mount.log_text().splitlines() if f"slab {SLAB_MIB} MiB in pages of " in line)
+    """As the last mount of that log says."""
+    line = [line for line in mount.log_text().splitlines() if f"slab {SLAB_MIB} MiB in pages of " in line][-1]
     return int(line.split(" in pages of ")[1].split()[0])
 
 
