@@ -93,12 +93,15 @@ uint64_t hash_bytes(uint64_t h, const void *p, size_t n)
 	return h;
 }
 
-ssize_t read_up_to(int fd, void *buf, size_t bytes)
+/* offset NULL: from where the descriptor is, which need not be a file. */
+static ssize_t read_all(int fd, void *buf, size_t bytes, const uint64_t *offset)
 {
 	size_t done = 0;
 
 	while (done < bytes) {
-		ssize_t n = read(fd, (uint8_t *)buf + done, bytes - done);
+		uint8_t *at = (uint8_t *)buf + done;
+		ssize_t n = offset ? pread(fd, at, bytes - done, (off_t)(*offset + done))
+				   : read(fd, at, bytes - done);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -111,20 +114,12 @@ ssize_t read_up_to(int fd, void *buf, size_t bytes)
 	return (ssize_t)done;
 }
 
+ssize_t read_up_to(int fd, void *buf, size_t bytes)
+{
+	return read_all(fd, buf, bytes, NULL);
+}
+
 ssize_t pread_up_to(int fd, void *buf, size_t bytes, uint64_t offset)
 {
-	size_t done = 0;
-
-	while (done < bytes) {
-		ssize_t n = pread(fd, (uint8_t *)buf + done, bytes - done, (off_t)(offset + done));
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		if (n == 0)
-			break;
-		done += (size_t)n;
-	}
-	return (ssize_t)done;
+	return read_all(fd, buf, bytes, &offset);
 }
