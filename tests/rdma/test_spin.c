@@ -55,15 +55,21 @@ static void where_waits_are_long_it_is_tried_now_and_then(void **state)
 	assert_int_equal(tried, 90 / (SPIN_TRY_EVERY + 1));
 }
 
+/* Waits have been so long that polling stopped; it is now to be tried again. */
+static void sleep_until_a_try(struct spin *s)
+{
+	for (int i = 0; i < 100; i++)
+		spin_note(s, LONG_NS, MAX_NS, true);
+	while (spin_window_ns(s, MAX_NS) == 0)
+		spin_note(s, LONG_NS, MAX_NS, true);
+}
+
 static void it_is_taken_up_again_where_trying_it_pays(void **state)
 {
 	struct spin s = { 0 };
 
 	(void)state;
-	for (int i = 0; i < 100; i++)
-		spin_note(&s, LONG_NS, MAX_NS, true);
-	while (spin_window_ns(&s, MAX_NS) == 0)
-		spin_note(&s, LONG_NS, MAX_NS, true);
+	sleep_until_a_try(&s);
 	spin_note(&s, MAX_NS / 2, MAX_NS, true);
 	assert_int_equal(spin_window_ns(&s, MAX_NS), MAX_NS);
 }
@@ -73,10 +79,7 @@ static void a_try_that_could_not_be_made_is_still_to_come(void **state)
 	struct spin s = { 0 };
 
 	(void)state;
-	for (int i = 0; i < 100; i++)
-		spin_note(&s, LONG_NS, MAX_NS, true);
-	while (spin_window_ns(&s, MAX_NS) == 0)
-		spin_note(&s, LONG_NS, MAX_NS, true);
+	sleep_until_a_try(&s);
 	spin_note(&s, LONG_NS, MAX_NS, false);
 	assert_true(spin_window_ns(&s, MAX_NS) > 0);
 	spin_note(&s, LONG_NS, MAX_NS, true);
