@@ -44,28 +44,27 @@ enum cache_state {
 struct inode {
 	/* Immutable. */
 	struct inode *parent; /* holds a reference; NULL for the root */
-	size_t key_len;
-	struct inode_table *table;
 
-	/* Protected by table->lock. */
+	/* Protected by the table's lock. There is one of these for each name that the kernel knows, so
+	 * they are kept small. */
 	UT_hash_handle hh;
 	struct entry *entry;
 	uint64_t number; /* st_ino */
 	uint64_t lookups; /* by the kernel */
-	uint64_t children;
 	uint64_t cache_version;
 	int64_t fetched_ns;
 	int64_t mark;
-	unsigned open_files;
+	/* Neighbours in the directory, as it was listed last; NULL: none, or not known any more. Of a
+	 * detached inode: neighbours on table->nameless. */
+	struct inode *prev, *next;
+	uint32_t children;
+	uint32_t open_files;
 	pid_t looked_up_by;
-	enum cache_state cache;
-	/* Neighbours in the directory, as it was listed last; NULL: none, or not known any more. */
-	struct inode *listed_prev, *listed_next;
 	uint32_t opened_s; /* walk_clock() when it was opened last; 0: never */
 	uint32_t ahead_s; /* ... when it was fetched ahead, or passed by */
 	uint8_t streak; /* how many files on end were opened up to this one */
+	uint8_t cache; /* enum cache_state */
 	bool detached; /* not in the hash table; on table->nameless instead */
-	struct inode *prev, *next;
 
 	/* The key of the hash table: the parent's address, then the name with its NUL. Immutable. */
 	char key[];
@@ -110,12 +109,9 @@ static struct entry *without_bulk(struct entry *e)
 	return trimmed;
 }
 
-static void set_entry(struct inode *i, struct entry *e)
+static void set_entry(struct inode_table *t, struct inode *i, struct entry *e)
 {
-	struct inode_table *t = i->table;
-
 	e = without_bulk(e);
-
 	if (i->entry)
 		t->entry_bytes -= entry_memory_bytes(i->entry);
 	t->entry_bytes += entry_memory_bytes(e);
@@ -134,12 +130,10 @@ static struct inode *inode_alloc(struct inode_table *t, struct inode *parent, co
 
 	if (!i)
 		return NULL;
-	i->table = t;
 	i->parent = parent;
-	i->key_len = PARENT_BYTES + name_bytes;
 	memcpy(i->key, &(uintptr_t){ (uintptr_t)parent }, PARENT_BYTES);
 	memcpy(i->key + PARENT_BYTES, name, name_bytes);
-	set_entry(i, e);
+	set_entry(t, i, e);
 	if (parent)
 		parent->children++;
 	t->count++;
@@ -148,30 +142,28 @@ static struct inode *inode_alloc(struct inode_table *t, struct inode *parent, co
 
 static void leave_neighbours(struct inode *i)
 {
-	if (i->listed_prev)
-		i->listed_prev->listed_next = i->listed_next;
-	if (i->listed_next)
-		i->listed_next->listed_prev = i->listed_prev;
-	i->listed_prev = i->listed_next = NULL;
+	if (i->prev)
+		i->prev->next = i->next;
+	if (i->next)
+		i->next->prev = i->prev;
+	i->prev = i->next = NULL;
 }
 
 /* The listing that i was in has its name after that of prev. */
 static void follow_neighbour(struct inode *i, struct inode *prev)
 {
-	if (i == prev || prev->listed_next == i)
+	if (i == prev || prev->next == i)
 		return;
 	leave_neighbours(i);
-	i->listed_prev = prev;
-	i->listed_next = prev->listed_next;
-	if (i->listed_next)
-		i->listed_next->listed_prev = i;
-	prev->listed_next = i;
+	i->prev = prev;
+	i->next = prev->next;
+	if (i->next)
+		i->next->prev = i;
+	prev->next = i;
 }
 
-static void detach(struct inode *i)
+static void detach(struct inode_table *t, struct inode *i)
 {
-	struct inode_table *t = i->table;
-
 	if (i->detached)
 		return;
 	leave_neighbours(i);
@@ -182,18 +174,19 @@ static void detach(struct inode *i)
 
 /* Frees the inode, and then its parents, as long as nothing refers to them. Not recursive: paths may
  * be deep. */
-static void release_unused(struct inode *i)
+static void release_unused(struct inode_table *t, struct inode *i)
 {
 	while (i->parent && !i->lookups && !i->children && !i->open_files) {
 		struct inode *parent = i->parent;
 
-		leave_neighbours(i);
-		if (i->detached)
-			DL_DELETE(i->table->nameless, i);
-		else
-			HASH_DEL(i->table->by_name, i);
-		i->table->entry_bytes -= entry_memory_bytes(i->entry);
-		i->table->count--;
+		if (i->detached) {
+			DL_DELETE(t->nameless, i);
+		} else {
+			leave_neighbours(i);
+			HASH_DEL(t->by_name, i);
+		}
+		t->entry_bytes -= entry_memory_bytes(i->entry);
+		t->count--;
 		entry_put(i->entry);
 		free(i);
 		parent->children--;
@@ -336,7 +329,7 @@ static bool fits(const struct inode *i, const struct entry *e)
 /* NOLINTNEXTLINE(readability-function-size): what uthash makes of one line */
 static void attach(struct inode_table *t, struct inode *i)
 {
-	HASH_ADD_KEYPTR(hh, t->by_name, i->key, i->key_len, i);
+	HASH_ADD_KEYPTR(hh, t->by_name, i->key, PARENT_BYTES + strlen(name_of(i)) + 1, i);
 }
 
 int inode_bind(struct inode_table *t, struct inode *parent, const char *name, struct entry *e,
@@ -349,7 +342,7 @@ int inode_bind(struct inode_table *t, struct inode *parent, const char *name, st
 	LOCK_SCOPE(&t->lock);
 	struct inode *i = find(t, parent, name);
 	if (i && fits(i, e)) {
-		set_entry(i, e);
+		set_entry(t, i, e);
 	} else {
 		struct inode *fresh = inode_alloc(t, parent, name, e);
 
@@ -358,7 +351,7 @@ int inode_bind(struct inode_table *t, struct inode *parent, const char *name, st
 			return -ENOMEM;
 		}
 		if (i)
-			detach(i);
+			detach(t, i);
 		attach(t, fresh);
 		i = fresh;
 	}
@@ -388,7 +381,7 @@ void inode_forget(struct inode_table *t, struct inode *i, uint64_t n)
 {
 	LOCK_SCOPE(&t->lock);
 	i->lookups -= min_u64(n, i->lookups);
-	release_unused(i);
+	release_unused(t, i);
 }
 
 bool inode_refresh(struct inode_table *t, struct inode *i, struct entry *e, int64_t mark)
@@ -397,7 +390,7 @@ bool inode_refresh(struct inode_table *t, struct inode *i, struct entry *e, int6
 	bool take = fits(i, e);
 
 	if (take) {
-		set_entry(i, e);
+		set_entry(t, i, e);
 		i->mark = mark;
 		i->looked_up_by = 0;
 	} else {
@@ -454,11 +447,11 @@ static bool is_recent(uint32_t at_s, uint32_t now_s)
 /* Notes the open, and returns how many files on end were opened up to this one. */
 static unsigned note_step(struct inode *i, uint32_t now_s)
 {
-	const struct inode *prev = i->listed_prev;
+	const struct inode *prev = i->prev;
 
 	/* what is no file is not opened on the way; one that is far back begins a walk anew */
 	for (unsigned n = 0; prev && !S_ISREG(prev->entry->mode) && n < WALK_SKIP_MAX; n++)
-		prev = prev->listed_prev;
+		prev = prev->prev;
 	i->streak = 1;
 	if (prev && is_recent(prev->opened_s, now_s))
 		i->streak = prev->streak < UINT8_MAX ? prev->streak + 1 : UINT8_MAX;
@@ -473,19 +466,21 @@ size_t inode_walk(struct inode_table *t, struct inode *i, bool (*wanted)(const s
 	size_t ahead = 0, n = 0;
 
 	LOCK_SCOPE(&t->lock);
+	if (i->detached)
+		return 0;
 	unsigned streak = note_step(i, now_s);
 	if (streak < WALK_STREAK_MIN)
 		return 0;
 	unsigned doublings = (unsigned)min_u64(streak - WALK_STREAK_MIN, WALK_DOUBLINGS_MAX);
 	size_t window = min_u64(max, (size_t)WALK_WINDOW_MIN << doublings);
-	struct inode *next = i->listed_next;
-	for (; next && ahead < window && is_recent(next->ahead_s, now_s); next = next->listed_next)
+	struct inode *next = i->next;
+	for (; next && ahead < window && is_recent(next->ahead_s, now_s); next = next->next)
 		ahead++;
 	if (ahead > window / 2)
 		return 0;
 	/* a file that was opened is where somebody else walks */
 	for (; next && ahead < window && !is_recent(next->opened_s, now_s);
-	     next = next->listed_next, ahead++) {
+	     next = next->next, ahead++) {
 		next->ahead_s = now_s;
 		if (wanted(next->entry))
 			ret[n++] = entry_get(next->entry);
@@ -504,7 +499,7 @@ void inode_close(struct inode_table *t, struct inode *i)
 {
 	LOCK_SCOPE(&t->lock);
 	i->open_files--;
-	release_unused(i);
+	release_unused(t, i);
 }
 
 void inode_table_stats(struct inode_table *t, struct inode_stats *ret)

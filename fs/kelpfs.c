@@ -1,6 +1,7 @@
 /* kelpfs: mounts a SeaweedFS namespace. */
 #include <curl/curl.h>
 #include <fuse_lowlevel.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -13,6 +14,10 @@
 #include "fs/mount.h"
 #include "fs/mount_metrics.h"
 #include "fs/options.h"
+
+/* Names are made and forgotten by any thread. Each arena of the allocator keeps what is free in it, so that
+ * more of them cost memory; allocations are not on the path of a read. */
+#define ARENAS_MAX 4
 
 static void print_version(void)
 {
@@ -76,6 +81,7 @@ int main(int argc, char *argv[])
 	char message[LAUNCH_MESSAGE_BYTES];
 	struct options o;
 
+	mallopt(M_ARENA_MAX, ARENAS_MAX);
 	/* A connection that the other side closed must be an error, not the end. */
 	signal(SIGPIPE, SIG_IGN);
 	if (options_parse(argc, argv, &o, message, sizeof(message))) {
