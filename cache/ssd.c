@@ -25,6 +25,17 @@ static uint32_t segments_for(uint64_t bytes)
 	return (uint32_t)((bytes - SSD_SUPER_BYTES) / (SSD_SEGMENT_BYTES + SSD_TABLE_BYTES));
 }
 
+static unsigned slab_lanes_for(struct slab *slab)
+{
+	void *base;
+	size_t bytes;
+
+	if (!slab)
+		return 0;
+	slab_region(slab, &base, &bytes);
+	return (unsigned)(bytes / SSD_LANES_SHARE / (SSD_LANE_SCRATCH * SSD_BLOCK_BYTES));
+}
+
 static int open_store(struct ssd *s)
 {
 	int err = ssd_dir_open(s->cfg.dir, &s->cfg.cluster, &s->dir);
@@ -51,6 +62,7 @@ int ssd_open(const struct ssd_config *cfg, struct ssd **ret)
 		return err;
 	s->cfg = *cfg;
 	s->n_segments = segments_for(cfg->bytes);
+	s->slab_lanes_max = slab_lanes_for(cfg->slab);
 	s->open.segment = SSD_NO_SEGMENT;
 	s->table = calloc(1, SSD_TABLE_BYTES);
 	if (!s->table)

@@ -19,6 +19,7 @@
 
 struct block;
 struct blockcache;
+struct slab;
 struct ssd;
 
 #define SSD_BYTES_MIN ((uint64_t)64 * MIB)
@@ -30,6 +31,10 @@ struct ssd_config {
 	struct ssd_id cluster; /* file ids mean something within one cluster only */
 	size_t queue_bytes; /* blocks that wait to be written, and stay pinned as long */
 	bool no_uring; /* for tests: plain system calls */
+	/* Where those who read have the memory for what is not whole units, up to a part of it (SSD_LANES_SHARE);
+	 * beyond, and where slab is NULL, it is of the heap. Borrowed; freed after the tier. */
+	struct slab *slab;
+	struct blockcache *cache; /* that has that slab */
 	/* Called once, by any thread that uses the tier, when it turned itself off. */
 	void (*on_off)(void *arg, const char *what, int err);
 	void *arg;

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "cache/slab.h"
 #include "cache/ssd.h"
 #include "cache/ssd_dir.h"
 #include "cache/ssd_index.h"
@@ -14,12 +15,14 @@
 #define SSD_ITEM_BLOCKS_MAX 32 /* SSD_BLOCK_BYTES in a block of the cache */
 #define SSD_LANES_MAX 64 /* threads that read at once */
 #define SSD_LANE_SCRATCH 2 /* blocks that a lane can read without a place of their own */
+#define SSD_LANES_SHARE 16 /* all lanes' scratch takes that part of the slab at most */
 
 /* What a reading thread needs, while it has it. */
 struct ssd_lane {
 	struct ssd_lane *next; /* free ones; under ssd.lock */
 	struct ssd_ring *ring;
-	uint8_t *scratch; /* SSD_LANE_SCRATCH blocks, page-aligned */
+	bool in_slab; /* the scratch is; else of the heap */
+	struct slab_buf scratch[SSD_LANE_SCRATCH]; /* a block each, page-aligned */
 };
 
 /* A block of the cache on its way to the disk. */
@@ -46,6 +49,7 @@ struct ssd {
 	struct ssd_config cfg;
 	struct ssd_dir dir;
 	uint32_t n_segments;
+	unsigned slab_lanes_max; /* lanes whose scratch may be in the slab */
 
 	atomic_bool off;
 	struct {
@@ -62,7 +66,7 @@ struct ssd {
 	/* under lock */
 	struct ssd_index *index;
 	struct ssd_lane *free_lanes;
-	unsigned n_lanes;
+	unsigned n_lanes, n_slab_lanes;
 	struct ssd_item queue[SSD_QUEUE_MAX];
 	size_t queue_first, queue_n, queue_bytes;
 	bool full; /* what is written now takes the place of something */

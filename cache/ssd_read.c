@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cache/blockcache.h"
 #include "cache/ssd_impl.h"
 
 #define SPANS_MAX SSD_RING_DEPTH
@@ -33,30 +34,85 @@ struct job {
 
 /* ---- Lanes. */
 
+static void scratch_free(struct ssd *s, struct ssd_lane *lane)
+{
+	for (size_t i = 0; i < SSD_LANE_SCRATCH && lane->scratch[i].ptr; i++) {
+		if (lane->in_slab)
+			slab_release(s->cfg.slab, lane->scratch[i]);
+		else
+			free(lane->scratch[i].ptr);
+		lane->scratch[i].ptr = NULL;
+	}
+}
+
+static int heap_block(struct slab_buf *ret)
+{
+	ret->ptr = aligned_alloc(SSD_PAGE_BYTES, SSD_BLOCK_BYTES);
+	ret->size = SSD_BLOCK_BYTES;
+	return ret->ptr ? 0 : -ENOMEM;
+}
+
+/* In the slab: in the place of blocks. */
+static int scratch_new(struct ssd *s, struct ssd_lane *lane, bool in_slab)
+{
+	lane->in_slab = in_slab;
+	for (size_t i = 0; i < SSD_LANE_SCRATCH; i++) {
+		int err = in_slab ? blockcache_lend(s->cfg.cache, SSD_BLOCK_BYTES,
+						    &lane->scratch[i])
+				  : heap_block(&lane->scratch[i]);
+
+		if (err) {
+			lane->scratch[i].ptr = NULL;
+			scratch_free(s, lane);
+			return err;
+		}
+	}
+	return 0;
+}
+
+static bool may_use_slab(struct ssd *s)
+{
+	LOCK_SCOPE(&s->lock);
+	if (s->n_slab_lanes == s->slab_lanes_max)
+		return false;
+	s->n_slab_lanes++;
+	return true;
+}
+
+static int scratch_get(struct ssd *s, struct ssd_lane *lane)
+{
+	if (may_use_slab(s)) {
+		if (scratch_new(s, lane, true) == 0)
+			return 0;
+		LOCK_SCOPE(&s->lock);
+		s->n_slab_lanes--;
+	}
+	return scratch_new(s, lane, false);
+}
+
 static struct ssd_lane *lane_new(struct ssd *s)
 {
 	struct ssd_lane *lane = calloc(1, sizeof(*lane));
 
 	if (!lane)
 		return NULL;
-	lane->scratch = aligned_alloc(SSD_PAGE_BYTES, SSD_LANE_SCRATCH * SSD_BLOCK_BYTES);
-	if (!lane->scratch)
-		goto free_lane;
 	if (ssd_ring_new(s->dir.data_fd, !s->cfg.no_uring, &lane->ring))
-		goto free_scratch;
+		goto free_lane;
+	if (scratch_get(s, lane))
+		goto free_ring;
 	return lane;
 
-free_scratch:
-	free(lane->scratch);
+free_ring:
+	ssd_ring_free(lane->ring);
 free_lane:
 	free(lane);
 	return NULL;
 }
 
-static void lane_free(struct ssd_lane *lane)
+static void lane_free(struct ssd *s, struct ssd_lane *lane)
 {
 	ssd_ring_free(lane->ring);
-	free(lane->scratch);
+	scratch_free(s, lane);
 	free(lane);
 }
 
@@ -66,7 +122,7 @@ void ssd_lanes_free(struct ssd *s)
 		struct ssd_lane *lane = s->free_lanes;
 
 		s->free_lanes = lane->next;
-		lane_free(lane);
+		lane_free(s, lane);
 	}
 }
 
@@ -135,7 +191,7 @@ static bool choose_memory(struct job *j, struct span *sp)
 	}
 	if (j->scratch_used == SSD_LANE_SCRATCH)
 		return false;
-	sp->ptr = j->lane->scratch + j->scratch_used++ * SSD_BLOCK_BYTES;
+	sp->ptr = j->lane->scratch[j->scratch_used++].ptr;
 	sp->scratch = true;
 	return true;
 }

@@ -69,13 +69,15 @@ static int explain(const char *dir, int err, char *message, size_t bytes)
 	}
 }
 
-int cachedir_open(const struct options *o, const struct cluster *c, struct ssd **ret, char *message,
-		  size_t bytes)
+int cachedir_open(const struct options *o, const struct cluster *c, struct slab *slab,
+		  struct blockcache *cache, struct ssd **ret, char *message, size_t bytes)
 {
 	struct ssd_config cfg = {
 		.dir = o->cache_dir,
 		.bytes = o->cache_bytes,
 		.queue_bytes = o->slab_bytes / QUEUE_SHARE,
+		.slab = slab,
+		.cache = cache,
 		.on_off = on_off,
 		.arg = (void *)o,
 	};

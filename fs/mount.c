@@ -162,7 +162,7 @@ static int open_reader(struct mount *m, char *message, size_t message_bytes)
 	if (err)
 		return err;
 	fetcher_set_scratch(m->cluster.fetcher, m->scratch);
-	err = cachedir_open(o, &m->cluster, &m->ssd, message, message_bytes);
+	err = cachedir_open(o, &m->cluster, m->slab, m->cache, &m->ssd, message, message_bytes);
 	if (err)
 		return err;
 	fetcher_set_ssd(m->cluster.fetcher, m->ssd);

@@ -77,6 +77,8 @@ static int setup(void **state)
 		.bytes = SSD_BYTES_MIN,
 		.cluster = { { 1, 2 } },
 		.queue_bytes = SLAB_BYTES_MIN / 2,
+		.slab = f->slab,
+		.cache = f->cache,
 		.on_off = on_off,
 		.arg = f,
 	};
@@ -404,6 +406,60 @@ static void it_works_without_io_uring(void **state)
 	f->cfg.no_uring = true;
 	tier_reopen(f);
 	check_scattered_reads(f);
+}
+
+static size_t slab_used(struct fixture *f)
+{
+	struct slab_stats st;
+
+	slab_stats(f->slab, &st);
+	return st.used_bytes;
+}
+
+/* Where the lane has its memory, once there is one. */
+static bool lane_is_in_slab(struct fixture *f)
+{
+	LOCK_SCOPE(&f->ssd->lock);
+	assert_non_null(f->ssd->free_lanes);
+	return f->ssd->free_lanes->in_slab;
+}
+
+static void what_is_not_whole_units_is_read_in_the_slab(void **state)
+{
+	struct fixture *f = *state;
+
+	offer_blocks(f, 1, 0, 4);
+	size_t before = slab_used(f);
+	assert_int_equal(read_some(f, 1, 77, 3 * BLOCK), 3 * BLOCK);
+	assert_true(lane_is_in_slab(f));
+	assert_true(slab_used(f) >= before + SSD_LANE_SCRATCH * BLOCK);
+}
+
+static void with_all_of_the_slab_in_use_reads_still_work(void **state)
+{
+	struct fixture *f = *state;
+	struct slab_buf all[SLAB_BYTES_MIN / BLOCK];
+	size_t n = 0;
+
+	offer_blocks(f, 1, 0, 4);
+	while (n < ARRAY_LEN(all) && blockcache_lend(f->cache, BLOCK, &all[n]) == 0)
+		n++;
+	assert_int_equal(read_some(f, 1, 77, 3 * BLOCK), 3 * BLOCK);
+	assert_false(lane_is_in_slab(f));
+	while (n > 0)
+		slab_release(f->slab, all[--n]);
+}
+
+static void all_lanes_together_take_a_small_part_of_the_slab(void **state)
+{
+	struct fixture *f = *state;
+
+	offer_blocks(f, 1, 0, 1);
+	f->ssd->n_slab_lanes = f->ssd->slab_lanes_max;
+	assert_int_equal((size_t)f->ssd->slab_lanes_max * SSD_LANE_SCRATCH * BLOCK,
+			 SLAB_BYTES_MIN / SSD_LANES_SHARE);
+	assert_int_equal(read_some(f, 1, 77, 100), 100);
+	assert_false(lane_is_in_slab(f));
 }
 
 static void small_blocks_are_packed(void **state)
@@ -878,6 +934,9 @@ int main(void)
 		T(a_longer_block_replaces_a_shorter_one),
 		T(any_range_comes_in_any_pieces),
 		T(it_works_without_io_uring),
+		T(what_is_not_whole_units_is_read_in_the_slab),
+		T(with_all_of_the_slab_in_use_reads_still_work),
+		T(all_lanes_together_take_a_small_part_of_the_slab),
 		T(small_blocks_are_packed),
 		T(nothing_but_the_block_is_written),
 		T(a_wrong_byte_is_caught),
