@@ -182,7 +182,9 @@ static int bounce_need(struct read_ctx *ctx)
 
 	if (b->ptr || bounce_take_reserved(r, b))
 		return 0;
-	if (slab_alloc(r->cfg.slab, ctx->bytes, &b->mem) == 0)
+	/* In the place of blocks, if need be; but blocks may be smaller, and all be in use. */
+	if (slab_alloc(r->cfg.slab, ctx->bytes, &b->mem) == 0 ||
+	    blockcache_lend(r->cfg.cache, ctx->bytes, &b->mem) == 0)
 		b->ptr = b->mem.ptr;
 	else
 		b->ptr = malloc(ctx->bytes);

@@ -28,6 +28,7 @@
  * real server does not show at will. */
 struct store {
 	atomic_uint_fast64_t ranges, wholes, bytes;
+	atomic_uint_fast64_t outside; /* buffers that were not in the slab */
 	atomic_uint_fast64_t high[KEYS]; /* of each key: where the farthest range ended */
 	atomic_int under_way;
 	atomic_int delay_ms; /* of each request */
@@ -83,6 +84,8 @@ static int store_read_range(void *self, struct server *server, struct needle_ran
 	atomic_fetch_add(&st->ranges, 1);
 	int err = store_fault(st, d);
 	for (size_t i = 0; i < r->n_bufs; i++) {
+		if (r->bufs[i].region != SLAB_REGION)
+			atomic_fetch_add(&st->outside, 1);
 		/* what fails leaves rubbish behind */
 		if (err)
 			memset(r->bufs[i].ptr, 0xee, r->bufs[i].len);
@@ -659,6 +662,31 @@ static void without_any_slab_memory_reads_still_work(void **state)
 		slab_release(f->slab, held[--n]);
 }
 
+static void reads_around_a_full_cache_go_into_the_slab(void **state)
+{
+	struct fixture *f = *state;
+	struct read_file *hot = open_one(f, 1, SLAB_BYTES_MIN),
+			 *cold = open_one(f, 2, NEEDLE_BYTES_MAX);
+	struct read_result under_way[8];
+	struct slab_stats st;
+
+	for (int round = 0; round < 2; round++)
+		for (uint64_t at = 0; at < SLAB_BYTES_MIN; at += BLOCK)
+			assert_reads(hot, at, BLOCK);
+	settle(f);
+	slab_stats(f->slab, &st);
+	assert_int_equal(st.used_bytes, st.total_bytes);
+	for (size_t i = 0; i < ARRAY_LEN(under_way); i++)
+		assert_int_equal(
+			read_file_at(cold, (7 + 13 * i) * BLOCK / 2 + 5, BLOCK / 2, &under_way[i]),
+			0);
+	for (size_t i = 0; i < ARRAY_LEN(under_way); i++)
+		read_done(cold, &under_way[i]);
+	assert_int_equal(atomic_load(&f->store.outside), 0);
+	read_file_close(hot);
+	read_file_close(cold);
+}
+
 static void a_file_may_be_closed_with_prefetches_under_way(void **state)
 {
 	struct fixture *f = *state;
@@ -788,6 +816,7 @@ int main(void)
 		TEST(readers_of_one_block_share_one_fetch),
 		TEST_ALONE(who_waited_for_a_failed_fetch_fetches_anew),
 		TEST(without_any_slab_memory_reads_still_work),
+		TEST_ALONE(reads_around_a_full_cache_go_into_the_slab),
 		TEST(a_file_may_be_closed_with_prefetches_under_way),
 		TEST(a_crowd_reads_only_right_bytes_from_a_failing_source),
 	};
