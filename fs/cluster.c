@@ -212,7 +212,8 @@ static int open_agents(const struct options *o, struct cluster *c, char *message
 		.extent_token = token_for_needle,
 		.arg = c->needles,
 		.tokens = c->tokens,
-		.required = o->agent == AGENT_REQUIRE,
+		/* With rdma=require it is but a directory, which RDMA cannot do without. */
+		.required = o->agent == AGENT_REQUIRE || o->rdma == AGENT_REQUIRE,
 	};
 
 	if (o->agent == AGENT_OFF || (!has_servers(o, c) && !o->agents_always))

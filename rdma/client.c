@@ -251,6 +251,7 @@ static void set_state(struct agent *a, enum agent_state state)
 static void agent_rest(const struct client *c, struct agent *a, int err)
 {
 	int64_t pause_ms = a->pause_ms;
+	uint64_t max_ms = c->cfg.required ? CLIENT_REQUIRED_MAX_MS : CLIENT_ABSENT_MAX_MS;
 
 	if (err == -EOPNOTSUPP || err == -EACCES || err == -EPROTO) {
 		pause_ms = CLIENT_REFUSED_MS;
@@ -258,7 +259,7 @@ static void agent_rest(const struct client *c, struct agent *a, int err)
 		pause_ms = CLIENT_EXHAUSTED_MS;
 	} else {
 		pause_ms = (int64_t)max_u64((uint64_t)pause_ms, c->cfg.absent_min_ms);
-		a->pause_ms = (int64_t)min_u64((uint64_t)pause_ms * 2, CLIENT_ABSENT_MAX_MS);
+		a->pause_ms = (int64_t)min_u64((uint64_t)pause_ms * 2, max_ms);
 	}
 	a->retry_at_ms = now_ms() + jitter_ms(pause_ms);
 	a->refusal = err;
@@ -823,8 +824,8 @@ static int ping(struct client *c, struct agent *a, struct deadline d,
 	int err = pool_acquire(c, a, d, &p);
 	pthread_mutex_lock(&a->lock);
 	*ret_hello = a->hello;
-	if (err == -EOPNOTSUPP && a->refusal)
-		err = a->refusal; /* who asks wants to know */
+	if (err == -EOPNOTSUPP)
+		err = a->refusal ? a->refusal : -ETIMEDOUT; /* who asks wants to know */
 	pthread_mutex_unlock(&a->lock);
 	if (err)
 		return err;

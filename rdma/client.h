@@ -38,6 +38,7 @@ struct token_source;
 /* Pauses between two tries to reach an agent, jittered. */
 #define CLIENT_ABSENT_MIN_MS 500
 #define CLIENT_ABSENT_MAX_MS 60000
+#define CLIENT_REQUIRED_MAX_MS 5000 /* where there is nobody else to ask */
 #define CLIENT_REFUSED_MS 300000 /* it speaks another version, or does not want us */
 #define CLIENT_EXHAUSTED_MS 5000 /* it has too many connections */
 

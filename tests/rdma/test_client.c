@@ -382,6 +382,33 @@ static void whom_the_map_knows_no_directory_is_asked_about(void **state)
 	breaker_destroy(&w->server.rdma);
 }
 
+static void a_directory_that_is_slow_is_asked_again_soon(void **state)
+{
+	struct client_config directory = { .transport = &client_tcp,
+					   .connect_ms = ABSENT_MS,
+					   .probe_ms = CONNECT_MS,
+					   .absent_min_ms = ABSENT_MS };
+	struct agent_script script = good;
+	struct world *w = *state;
+
+	w->agent = scripted_agent_start(&good, 0);
+	script.told_port = scripted_agent_port(w->agent);
+	script.fault = AGENT_HELLO_STALLS;
+	struct scripted_agent *slow = scripted_agent_start(&script, 0);
+	w->port = directory.port = scripted_agent_port(slow);
+	assert_int_equal(client_new(&directory, &w->cfg.directory), 0);
+	breaker_init(&w->server.rdma);
+	open_client(w);
+	assert_int_equal(read_range(w, 0, 10), -EOPNOTSUPP);
+	scripted_agent_set_fault(slow, AGENT_GOOD);
+	read_until_it_works(w);
+	client_free(w->client);
+	w->client = NULL;
+	client_free(w->cfg.directory);
+	scripted_agent_stop(slow);
+	breaker_destroy(&w->server.rdma);
+}
+
 /* --- an agent that fails --- */
 
 static void a_restarted_agent_is_used_at_once(void **state)
@@ -706,6 +733,7 @@ int main(void)
 		TEST(a_required_agent_that_is_missing_is_a_failure),
 		TEST(asks_elsewhere_where_the_map_says_so),
 		TEST(whom_the_map_knows_no_directory_is_asked_about),
+		TEST(a_directory_that_is_slow_is_asked_again_soon),
 		TEST(a_restarted_agent_is_used_at_once),
 		TEST(an_agent_that_died_is_missed_at_once),
 		TEST(an_agent_that_hangs_is_given_up_in_time),

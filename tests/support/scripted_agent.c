@@ -149,6 +149,11 @@ static bool send_hello_reply(struct agent_connection *c, enum agent_fault fault)
 	uint8_t message[WIRE_MESSAGE_BYTES_MAX];
 	size_t len;
 
+	if (script->told_port) {
+		strcpy(reply.addresses[0].host, "127.0.0.1");
+		reply.addresses[0].port = script->told_port;
+		reply.n_addresses = 1;
+	}
 	if (fault == AGENT_HELLO_REFUSED) {
 		reply.status = script->hello_status;
 		strcpy(reply.text, "so it is written");

@@ -50,6 +50,7 @@ struct agent_script {
 	unsigned credits; /* in the hello's answer; 0: none, ever */
 	unsigned late_credits_ms; /* then a credit message with one */
 	bool token_needed;
+	uint16_t told_port; /* of 127.0.0.1, where it says that it listens for RDMA; 0: nowhere */
 	bool gzip; /* says that needles are stored compressed */
 	bool crc; /* of ranges too */
 	size_t needle_bytes;
