@@ -25,6 +25,7 @@ ELSEWHERE = {"test_runner.py": not IN_VM, "test_pair.py": IN_PAIR}
 collect_ignore = [path.name for path in HERE.glob("test_*.py")
                   if not ELSEWHERE.get(path.name, IN_VM and not IN_PAIR)]
 BUILDS = os.environ.get("KELP_BUILDS", "release").split()
+HANG_S = 300 if IN_PAIR else 600  # a test that takes so long, without its fixtures, is ended and looked at
 
 
 def pytest_collection_modifyitems(config, items):
@@ -33,6 +34,23 @@ def pytest_collection_modifyitems(config, items):
               and item.callspec.params["build"] != BUILDS[-1]]
     config.hook.pytest_deselected(items=others)
     items[:] = [item for item in items if item not in others]
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item):
+    """What hangs is ended, and looked at."""
+    import cluster_fixtures
+    import serve
+    from watchdog import Watchdog
+
+    def ours():
+        return [process for process in cluster_fixtures._running if process.name.startswith("kelp")]
+
+    with Watchdog(HANG_S, ours, lambda process: process.name.startswith("kelpfs"),
+                  serve.ask if IN_PAIR else str) as watchdog:
+        yield
+    if watchdog.said:
+        item.add_report_section("call", "watchdog", watchdog.said)
 
 
 @pytest.fixture(scope="session", autouse=True, params=BUILDS if IN_VM else [None])
@@ -46,12 +64,15 @@ def build(request):
 
 @contextlib.contextmanager
 def _agents(work_dir):
+    import cluster_fixtures
     from rdma import RdmaAgent
 
     with contextlib.ExitStack() as stack:
         def start(cluster, *arguments, **options):
             agent = RdmaAgent(work_dir, cluster, *arguments, **options)
             stack.callback(agent.end)
+            cluster_fixtures._running.append(agent)
+            stack.callback(cluster_fixtures._running.remove, agent)
             return agent
 
         yield start

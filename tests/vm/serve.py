@@ -1,7 +1,8 @@
 """The server's side of test_pair.py, in the first of two VMs: a real cluster and kelpd at the VM's own
 address, and files on it that were written through several doors.
 
-Tells the other VM of them by a file in the folder that they share, and ends when the other one says so.
+Tells the other VM of them by a file in the folder that they share, tells what the agents are doing when it is asked,
+and ends when the other one says so.
 
 Environment: KELP_BUILDS: those of which an agent is run
 """
@@ -11,14 +12,44 @@ import json
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 SHARED = Path("/run/pair")
 SERVED, DONE, ENDED = SHARED / "served.json", SHARED / "done", SHARED / "ended"
+ASKED, TOLD = SHARED / "asked", SHARED / "told"
 LIMIT_S = 1800
+TELL_S = 400  # to look at the agents
 # Those that need no mount to write through.
 DOORS = ("filer_put", "filer_compressed_text", "filer_encrypted", "s3_multipart", "manifest_nested",
          "overlapping_chunks")
+
+
+def write(path, text):
+    """Whole or not at all."""
+    path.with_suffix(".new").write_text(text)
+    path.with_suffix(".new").rename(path)
+
+
+def ask():
+    """By the other VM: what the agents are doing."""
+    ASKED.touch()
+    end = time.monotonic() + TELL_S
+    while not TOLD.exists() and time.monotonic() < end:
+        time.sleep(0.5)
+    if not TOLD.exists():
+        return "the other VM does not answer"
+    ASKED.unlink()
+    told = TOLD.read_text()
+    TOLD.unlink()
+    return f"=== in the other VM:\n{told}"
+
+
+def done(agents):
+    """Whether the other VM is done; answers what it asks."""
+    if ASKED.exists() and not TOLD.exists():
+        write(TOLD, watchdog.diagnosis(agents))
+    return DONE.exists()
 
 
 def start_agent(work_dir, cluster, build):
@@ -38,9 +69,8 @@ def main():
                          "files": {name: hashlib.sha256(data).hexdigest() for name, data in o.files.items()}}
                   for door, o in zip(DOORS, opened)},
     }
-    SERVED.with_suffix(".new").write_text(json.dumps(told))
-    SERVED.with_suffix(".new").rename(SERVED)
-    weed.wait_until(DONE.exists, "the other VM's end", timeout_s=LIMIT_S, every_s=0.5)
+    write(SERVED, json.dumps(told))
+    weed.wait_until(lambda: done(agents.values()), "the other VM's end", timeout_s=LIMIT_S, every_s=0.5)
     try:
         for agent in agents.values():
             agent.end()
@@ -54,6 +84,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "integration"))
     import corpus
     import rdma
+    import watchdog
     import weed
 
     main()

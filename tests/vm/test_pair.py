@@ -2,14 +2,16 @@
 
 import hashlib
 import json
+import random
 
 import pytest
 
 import serve
 import weed
-from rdma import connect, rdma
-from test_mount_agent import reads_by_source
+from rdma import connect, queue_pairs, rdma
+from test_mount_agent import read_past_caches, reads_by_source
 
+TIMEOUT_S = 200  # of a request, in two emulated machines that have a busy one to share
 START_S = 900  # with a corpus to write, on one emulated processor
 
 
@@ -30,7 +32,7 @@ def mount_door(served, build, mount_kelpfs):
     def mount(door, use):
         there = served["doors"][door]
         return mount_kelpfs(there["filer"], there["directory"],
-                            options=rdma(served["agent_ports"][build], use)), there["files"]
+                            options=rdma(served["agent_ports"][build], use, TIMEOUT_S)), there["files"]
 
     return mount
 
@@ -52,8 +54,16 @@ def test_everything_reads_back_over_rdma_alone(mount_door, door):
 
 def test_rdma_is_preferred_where_there_is_all(mount_door):
     mount, files = mount_door("filer_put", "auto")
+    largest = max((mount.path / name for name in files), key=lambda path: path.stat().st_size)
+
+    def taken_up():
+        """While the first connection is being made, reads do not wait for it."""
+        read_past_caches(largest, random.randrange(largest.stat().st_size), 100)
+        return queue_pairs(mount.pid)
+
+    weed.wait_until(taken_up, "RDMA is taken up", every_s=0.2)
     check(mount, files)
     sources = reads_by_source(mount)
-    # While the first RDMA connection is being made, reads do not wait for it.
-    assert sources["rdma"][1] > sources["tcp"][1]
-    assert sources["http"] == sources["filer"] == (0, 0)
+    # On a busy machine an answer may be given up that comes after a second and a half.
+    assert sources["rdma"][1] > sources["tcp"][1] + sources["http"][1]
+    assert sources["filer"] == (0, 0)
