@@ -22,7 +22,7 @@ struct snapshot {
 	uint64_t start_s, resident_bytes;
 	uint64_t active, limit, broken_off;
 	uint64_t memory_bytes, memory_free_bytes;
-	uint64_t rdma_registrations;
+	uint64_t rdma_registrations, rdma_abandoned_reads;
 	struct fetch_stats fetch;
 	struct temp_stats temp;
 };
@@ -42,6 +42,7 @@ static void take_snapshot(struct serve *s, struct snapshot *ret)
 		.limit = s->options->reads_max,
 		.broken_off = value_of(&s->counters.broken_off),
 		.rdma_registrations = verbs_registrations(),
+		.rdma_abandoned_reads = verbs_abandoned_reads(),
 		.memory_bytes = s->options->memory_bytes,
 		.memory_free_bytes = serve_reader_free_bytes(&s->reader),
 	};
@@ -214,6 +215,8 @@ static const struct metric rows[] = {
 	  "agents that can be used", 0, agents_up, { "transport" } },
 	{ "kelpctl_rdma_registrations_total", METRIC_COUNTER,
 	  "buffers that were registered for one read, for want of room in the slab", AT(rdma_registrations) },
+	{ "kelpctl_rdma_abandoned_reads_total", METRIC_COUNTER,
+	  "RDMA READs that were given up under way; their buffers were kept until the queue pair was dead", AT(rdma_abandoned_reads) },
 	{ "kelpctl_server_bytes_total", METRIC_COUNTER,
 	  "bytes that came from each volume server, or the agent beside it", 0, server_bytes, { "server" } },
 	{ "kelpctl_breaker_state", METRIC_GAUGE,

@@ -37,7 +37,7 @@ struct snapshot {
 	struct ssd_stats ssd;
 	uint64_t ssd_used_bytes, ssd_on;
 	struct slab_stats slab;
-	uint64_t rdma_registrations;
+	uint64_t rdma_registrations, rdma_abandoned_reads;
 	struct inode_stats inodes;
 	struct http_stats http;
 	uint64_t open_files;
@@ -72,6 +72,7 @@ static void take_snapshot(struct mount *m, struct snapshot *s)
 	reader_stats(m->reader, &s->reader); /* after it: no more was used than was read ahead */
 	slab_stats(m->slab, &s->slab);
 	s->rdma_registrations = verbs_registrations();
+	s->rdma_abandoned_reads = verbs_abandoned_reads();
 	inode_table_stats(m->inodes, &s->inodes);
 	http_pool_stats(m->cluster.http, &s->http);
 	if (m->ssd) {
@@ -424,6 +425,8 @@ static const struct metric rows[] = {
 	  "reads for which every session was in full use", 0, agent_exhausted, { "transport" } },
 	{ "kelpfs_rdma_registrations_total", METRIC_COUNTER,
 	  "buffers that were registered for one read, for want of room in the slab", AT(rdma_registrations) },
+	{ "kelpfs_rdma_abandoned_reads_total", METRIC_COUNTER,
+	  "RDMA READs that were given up under way; their buffers were kept until the queue pair was dead", AT(rdma_abandoned_reads) },
 	{ "kelpfs_rdma_completions_total", METRIC_COUNTER,
 	  "completed work requests, by the status that the device gave", 0, metric_rdma_completions, { "status" } },
 

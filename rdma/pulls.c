@@ -25,6 +25,15 @@ struct pull *pulls_find(struct pulls *p, uint32_t id)
 	return pull->used && pull->id == id ? pull : NULL;
 }
 
+unsigned pulls_count(const struct pulls *p)
+{
+	unsigned n = 0;
+
+	for (size_t i = 0; i < PULLS_MAX; i++)
+		n += p->pull[i].used;
+	return n;
+}
+
 void pulls_give(struct pull *pull)
 {
 	pull->used = false;

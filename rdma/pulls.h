@@ -35,6 +35,9 @@ struct pull *pulls_take(struct pulls *p);
 /* The one that is under way with that id; NULL: none is. */
 struct pull *pulls_find(struct pulls *p, uint32_t id);
 
+/* How many are under way. */
+unsigned pulls_count(const struct pulls *p);
+
 /* Its place is free. */
 void pulls_give(struct pull *pull);
 

@@ -95,6 +95,7 @@ uint64_t verbs_locked_bytes(const struct verbs_memory *m)
 }
 
 static atomic_uint spinners; /* threads that poll */
+static atomic_uint_fast64_t abandoned_reads;
 
 static int64_t spin_max_ns(void)
 {
@@ -647,8 +648,16 @@ static void verbs_abort(struct client_connection *c)
 		rdma_destroy_qp(c->id);
 		c->link.has_qp = false;
 	}
+	if (!c->link.failed)
+		atomic_fetch_add_explicit(&abandoned_reads, pulls_count(&c->pulls),
+					  memory_order_relaxed);
 	c->link.failed = true;
 	wake_receiver(c);
+}
+
+uint64_t verbs_abandoned_reads(void)
+{
+	return atomic_load_explicit(&abandoned_reads, memory_order_relaxed);
 }
 
 /* What was sent last is to get there; then everything that was posted is to be over. */

@@ -37,6 +37,10 @@ uint64_t verbs_locked_bytes(const struct verbs_memory *m);
  * verbs. Thread-safe. */
 uint64_t verbs_registrations(void);
 
+/* RDMA READs that were given up while they were under way, so far, likewise: what their queue pair might still have
+ * written to was not used again before it was dead. */
+uint64_t verbs_abandoned_reads(void);
+
 /* Forgets all regions and lets go of all devices; no connection may be left. */
 void verbs_release(void);
 

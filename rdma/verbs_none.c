@@ -35,6 +35,11 @@ uint64_t verbs_registrations(void)
 	return 0;
 }
 
+uint64_t verbs_abandoned_reads(void)
+{
+	return 0;
+}
+
 void verbs_release(void)
 {
 }

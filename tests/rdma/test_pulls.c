@@ -67,12 +67,26 @@ static void numbers_come_again_only_after_all_others(void **state)
 	assert_null(pulls_find(&p, ~(uint32_t)(PULLS_MAX - 1)));
 }
 
+static void what_is_under_way_is_counted(void **state)
+{
+	struct pulls p = { 0 };
+
+	(void)state;
+	assert_int_equal(pulls_count(&p), 0);
+	struct pull *first = pulls_take(&p);
+	assert_non_null(pulls_take(&p));
+	assert_int_equal(pulls_count(&p), 2);
+	pulls_give(first);
+	assert_int_equal(pulls_count(&p), 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_completion_is_found_by_its_number),
 		cmocka_unit_test(a_late_completion_is_not_taken_for_the_next_use_of_its_place),
 		cmocka_unit_test(a_completion_of_nothing_is_refused),
+		cmocka_unit_test(what_is_under_way_is_counted),
 		cmocka_unit_test(numbers_come_again_only_after_all_others),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
