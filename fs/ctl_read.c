@@ -1,4 +1,7 @@
-/* kelpctl read. Nothing is written before all bytes are there and have passed their checks. */
+/* kelpctl read. Nothing is written before all bytes are there and have passed their checks.
+ *
+ * A range is read into a slab, as the mount does it, and so is what an agent leases of a whole needle. How much
+ * comes out of that is known at its end only: it is gathered in the heap. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdbool.h>
@@ -6,23 +9,73 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cache/slab.h"
 #include "filer/decode.h"
 #include "filer/http.h"
 #include "fs/ctl.h"
 #include "fs/ctl_reach.h"
+#include "fs/memlock.h"
+#include "rdma/device.h"
+#include "rdma/verbs.h"
 
+/* For a whole needle, of which nobody knows yet how long it is: twice the largest chunk of a filer's default. */
+#define WHOLE_SLAB_BYTES (16 * MIB)
 #define GZIP_TRAILER_SIZE_BYTES 4
 
 struct job {
 	const struct ctl_options *options;
 	struct deadline deadline;
+	struct slab *slab;
+	/* All of it is this job's. */
+	uint8_t *slab_base;
+	size_t slab_bytes;
+	struct read_buf room; /* what a source has of it */
 	struct http_body body; /* of a whole needle, as it comes */
 	bool gzip;
-	uint8_t *data; /* what was asked for; malloced */
+	const uint8_t *data; /* what was asked for: in the slab, or in body */
 	size_t len;
 };
 
+/* --- memory --- */
+
+/* Before the first connection, because that has the memory registered. */
+static int get_memory(struct job *j, char *message, size_t bytes)
+{
+	const struct ctl_options *o = j->options;
+	unsigned devices = o->via & VIA_RDMA ? device_count_active(NULL) : 0;
+	uint64_t wanted = o->size ? o->size : WHOLE_SLAB_BYTES;
+	void *base;
+	int err = slab_new_for_splicing(max_u64(wanted, SLAB_BYTES_MIN), &j->slab);
+
+	if (err)
+		return ctl_fail(err, message, bytes, "%" PRIu64 " MiB of memory: %s", wanted / MIB,
+				strerror(-err));
+	slab_region(j->slab, &base, &j->slab_bytes);
+	j->slab_base = base;
+	const struct verbs_memory memory = { .region_bytes = j->slab_bytes,
+					     .devices = devices,
+					     .agents = o->has_agent ? 1 : VERBS_AGENTS_PRESUMED,
+					     .connections = 1 };
+	if (devices) {
+		err = memlock_allow(&memory, message, bytes);
+		if (err && !(o->via & ~(unsigned)VIA_RDMA))
+			return err;
+	}
+	return o->via & VIA_RDMA ? verbs_region_add(SLAB_REGION, base, j->slab_bytes) : 0;
+}
+
 /* --- a whole needle --- */
+
+static size_t room(void *arg, size_t bytes, const struct read_buf **ret)
+{
+	struct job *j = arg;
+
+	if (bytes > j->slab_bytes)
+		return 0;
+	j->room = (struct read_buf){ .ptr = j->slab_base, .len = bytes, .region = SLAB_REGION };
+	*ret = &j->room;
+	return 1;
+}
 
 static int begin(void *arg, bool gzip, int64_t stored_len)
 {
@@ -87,17 +140,13 @@ static int cut(struct job *j)
 	if (offset > j->body.len || size > j->body.len - offset)
 		return -ENODATA;
 	j->len = size ? size : j->body.len - offset;
-	if (j->len)
-		memmove(j->body.data, j->body.data + offset, j->len);
-	j->data = j->body.data;
-	j->body.data = NULL;
-	j->body.len = j->body.cap = 0;
+	j->data = j->len ? j->body.data + offset : NULL;
 	return 0;
 }
 
 static int read_whole(struct job *j, const struct source *s, struct server *server)
 {
-	const struct needle_sink sink = { .begin = begin, .push = push, .arg = j };
+	const struct needle_sink sink = { .begin = begin, .push = push, .arg = j, .room = room };
 	int err = s->ops->read_whole(s->self, server, &j->options->fids[0], &sink, j->deadline);
 
 	if (!err && j->gzip && !j->options->raw)
@@ -110,20 +159,16 @@ static int read_whole(struct job *j, const struct source *s, struct server *serv
 static int read_range(struct job *j, const struct source *s, struct server *server)
 {
 	const struct ctl_options *o = j->options;
-	CLEANUP_FREE uint8_t *data = malloc(o->size);
-	struct read_buf buf = { .ptr = data, .len = o->size };
+	struct read_buf buf = { .ptr = j->slab_base, .len = o->size, .region = SLAB_REGION };
 	struct needle_range range = {
 		.fid = o->fids[0], .offset = o->offset, .bufs = &buf, .n_bufs = 1
 	};
 
-	if (!data)
-		return -ENOMEM;
 	int err = s->ops->read_range(s->self, server, &range, j->deadline);
 	if (err)
 		return err;
-	j->data = data;
+	j->data = buf.ptr;
 	j->len = o->size;
-	data = NULL;
 	return 0;
 }
 
@@ -211,28 +256,35 @@ static int write_out(const struct job *j, char *message, size_t bytes)
 	return 0;
 }
 
+static int read_and_write(struct job *j, struct ctl_reach *r, char *message, size_t bytes)
+{
+	char fid[FID_STR_MAX];
+
+	fid_format(&j->options->fids[0], fid);
+	snprintf(message, bytes, "%s", "");
+	j->deadline = deadline_in_ms(j->options->timeout_ms);
+	int err = try_all(r, j, message, bytes);
+	if (!err)
+		return write_out(j, message, bytes);
+	CLEANUP_FREE char *reasons = strdup(message);
+
+	snprintf(message, bytes, "%s: %s", fid, reasons ? reasons : strerror(-err));
+	return err;
+}
+
 int ctl_read(const struct ctl_options *o, char *message, size_t bytes)
 {
 	struct job j = { .options = o, .body = { .max_bytes = CTL_NEEDLE_BYTES_MAX } };
 	struct ctl_reach r;
-	char fid[FID_STR_MAX];
-	int err = ctl_reach_open(o, 1, false, &r, message, bytes);
+	int err = get_memory(&j, message, bytes);
 
-	if (err)
-		return err;
-	fid_format(&o->fids[0], fid);
-	snprintf(message, bytes, "%s", "");
-	j.deadline = deadline_in_ms(o->timeout_ms);
-	err = try_all(&r, &j, message, bytes);
-	if (err) {
-		CLEANUP_FREE char *reasons = strdup(message);
-
-		snprintf(message, bytes, "%s: %s", fid, reasons ? reasons : strerror(-err));
-	} else {
-		err = write_out(&j, message, bytes);
+	if (!err)
+		err = ctl_reach_open(o, 1, false, &r, message, bytes);
+	if (!err) {
+		err = read_and_write(&j, &r, message, bytes);
+		ctl_reach_close(&r);
 	}
-	free(j.data);
 	free(j.body.data);
-	ctl_reach_close(&r);
+	slab_free(j.slab);
 	return err;
 }
