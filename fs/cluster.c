@@ -172,6 +172,12 @@ static int check_memlock(const struct options *o, char *message, size_t bytes)
 	return memlock_allow(&memory, message, bytes);
 }
 
+/* There is nobody else to ask: whoever reads waits as long as he may. 0: the client's default. */
+static unsigned connect_ms(const struct options *o, bool required)
+{
+	return required ? o->timeout_ms : 0;
+}
+
 static int open_rdma(const struct options *o, struct client_config cfg, struct cluster *c,
 		     char *message, size_t bytes)
 {
@@ -196,6 +202,7 @@ static int open_rdma(const struct options *o, struct client_config cfg, struct c
 	cfg.transport = &client_verbs;
 	cfg.directory = c->agents;
 	cfg.required = o->rdma == AGENT_REQUIRE;
+	cfg.connect_ms = connect_ms(o, cfg.required);
 	cfg.probe_ms = RDMA_PROBE_MS;
 	if (c->rdma_map) {
 		cfg.map = map_agent;
@@ -214,10 +221,12 @@ static int open_agents(const struct options *o, struct cluster *c, char *message
 		.tokens = c->tokens,
 		/* With rdma=require it is but a directory, which RDMA cannot do without. */
 		.required = o->agent == AGENT_REQUIRE || o->rdma == AGENT_REQUIRE,
+		.connect_ms = connect_ms(o, o->agent == AGENT_REQUIRE || o->rdma == AGENT_REQUIRE),
 	};
 
 	if (o->agent == AGENT_OFF || (!has_servers(o, c) && !o->agents_always))
 		return 0;
+	cfg.connect_ms = connect_ms(o, cfg.required);
 	int err = client_new(&cfg, &c->agents);
 	if (err || o->rdma == AGENT_OFF)
 		return err;

@@ -1,8 +1,9 @@
 /* Thread model: reads run on their callers' threads. One thread, the keeper, is started with the first
  * agent: it makes the first connection to an agent (looking up a name may take long), tries again those
  * that were not there, once in CLIENT_REAP_MS pings idle connections and closes those that nobody wants,
- * and gives back the leases of those that have become idle. Further connections to an agent that is up
- * are made by the read that wants one.
+ * and gives back the leases of those that have become idle. Where connecting may take long, the probers do
+ * it as well, so that one agent that does not answer does not hold up the others. Further connections to
+ * an agent that is up are made by the read that wants one.
  *
  * Lock order: the table's lock, an agent's lock, the keeper's. None is held during a call that may wait for
  * the network. */
@@ -151,6 +152,7 @@ int client_new(const struct client_config *cfg, struct client **ret)
 		free(c);
 		return err;
 	}
+	pthread_cond_init(&c->prober_wake, NULL);
 	c->cfg = *cfg;
 	c->cfg.port = cfg->port ? cfg->port : WIRE_PORT;
 	bool stream = cfg->transport->capabilities & WIRE_CAP_STREAM;
@@ -177,6 +179,7 @@ void client_free(struct client *c)
 		return;
 	client_keeper_stop(c);
 	client_agents_free(c);
+	pthread_cond_destroy(&c->prober_wake);
 	pthread_cond_destroy(&c->keeper_wake);
 	pthread_mutex_destroy(&c->keeper_lock);
 	pthread_mutex_destroy(&c->table_lock);

@@ -1,6 +1,6 @@
 /* Reading from the agents beside volume servers: which agents there are, and connections to each.
  *
- * An agent that is not there costs nothing after the first try: that is waited for, CLIENT_CONNECT_MS at
+ * An agent that is not there costs nothing after the first try: that is waited for, connect_ms at
  * most; later ones are made in the background, after a pause that grows, when somebody would have used
  * the agent. Thread-safe. */
 #ifndef KELP_RDMA_CLIENT_H
@@ -28,7 +28,10 @@ struct token_source;
 #define CLIENT_CONNECTIONS_LIMIT 64 /* ... at most */
 #define CLIENT_IDLE_MS (5 * 60 * 1000)
 #define CLIENT_REAP_MS (60 * 1000)
-#define CLIENT_CONNECT_MS 500 /* with the hello; nobody waits longer for a connection */
+#define CLIENT_CONNECT_MS                                                                          \
+	500 /* with the hello; nobody waits longer for a connection, unless required */
+#define CLIENT_GROW_MS 2000 /* nor longer than that for one more, where there is one that works */
+#define CLIENT_PROBERS 3 /* threads that connect beside the keeper, where that may take longer */
 #define CLIENT_STALL_MS 2000 /* no byte for so long in the middle of an answer */
 #define CLIENT_ANSWER_MS 1500 /* no message for so long while one is waited for */
 #define CLIENT_PING_MS 1000
@@ -65,8 +68,8 @@ struct client_config {
 	unsigned connections_max;
 	unsigned idle_ms;
 	unsigned reap_ms;
-	unsigned connect_ms;
-	unsigned probe_ms; /* to connect where nobody waits for it; 0: connect_ms */
+	unsigned connect_ms; /* how long readers wait for the first connection to an agent */
+	unsigned probe_ms; /* what connecting to one address may take at least; 0: connect_ms */
 	unsigned stall_ms;
 	unsigned answer_ms;
 	unsigned absent_min_ms;

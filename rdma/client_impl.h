@@ -75,7 +75,10 @@ struct client {
 
 	pthread_mutex_t keeper_lock; /* protects all up to the atomics */
 	pthread_cond_t keeper_wake;
+	pthread_cond_t prober_wake; /* the queue, or the end */
 	pthread_t keeper;
+	pthread_t probers[CLIENT_PROBERS];
+	unsigned n_probers;
 	bool keeper_runs;
 	bool stop;
 	bool lost; /* some connection is of no more use */
@@ -146,7 +149,7 @@ void client_keeper_note_owing(struct client *c);
 /* By any thread, at any time: the keeper is to close a connection that nobody may come to use again. arg: the
  * client. */
 void client_keeper_note_lost(void *arg);
-/* Stops and joins the keeper, if there is one. */
+/* Stops and joins the keeper, if there is one, and its probers. */
 void client_keeper_stop(struct client *c);
 
 #endif

@@ -1,4 +1,4 @@
-/* Thread model: see rdma/client.c. Here is the keeper. */
+/* Thread model: see rdma/client.c. Here are the keeper and the probers. */
 #include "rdma/client_impl.h"
 
 #include <errno.h>
@@ -45,12 +45,15 @@ static int resolve(const struct agent_key *key, struct client_address *ret)
 	return 0;
 }
 
-static void try_to_connect(struct client *c, const struct agent_key *key,
+/* One of n addresses of an agent, of which each has its part of the time that readers wait. */
+static void try_to_connect(struct client *c, const struct agent_key *key, size_t n,
 			   struct client_address *ret_address, struct attempt *ret)
 {
+	uint64_t ms = max_u64(c->cfg.probe_ms, c->cfg.connect_ms / n);
+
 	ret->err = resolve(key, ret_address);
 	if (!ret->err)
-		client_pool_connect(c, ret_address, deadline_in_ms(c->cfg.probe_ms), ret);
+		client_pool_connect(c, ret_address, deadline_in_ms((int64_t)ms), ret);
 }
 
 /* Where the directory's agent says that it can be reached. */
@@ -71,11 +74,11 @@ static void try_told_addresses(struct client *c, const struct agent_key *server,
 		struct agent_key told = { .port = hello.addresses[i].port };
 
 		strncpy(told.host, hello.addresses[i].host, sizeof(told.host) - 1);
-		try_to_connect(c, &told, ret_address, ret);
+		try_to_connect(c, &told, hello.n_addresses, ret_address, ret);
 	}
 }
 
-/* PROBING or REPROBING -> UP or ABSENT; by the keeper. */
+/* PROBING or REPROBING -> UP or ABSENT; by the keeper or a prober. */
 static void probe(struct client *c, struct agent *a)
 {
 	struct client_address address = { 0 };
@@ -84,7 +87,7 @@ static void probe(struct client *c, struct agent *a)
 	if (c->cfg.directory && !a->key.mapped)
 		try_told_addresses(c, &a->key, &address, &attempt);
 	else
-		try_to_connect(c, &a->key, &address, &attempt);
+		try_to_connect(c, &a->key, 1, &address, &attempt);
 	LOCK_SCOPE(&a->lock);
 	a->address = address;
 	client_pool_note(c, a, &attempt);
@@ -154,7 +157,7 @@ static void return_leases(struct client *c, struct agent *a)
 		client_keeper_note_owing(c);
 }
 
-/* --- the thread --- */
+/* --- the threads --- */
 
 /* With the keeper's lock: until there is something to do. */
 static struct deadline next_look(const struct client *c, struct deadline reap)
@@ -201,18 +204,51 @@ static void *keep(void *arg)
 	return NULL;
 }
 
+static void *probe_queued(void *arg)
+{
+	struct client *c = arg;
+
+	pthread_mutex_lock(&c->keeper_lock);
+	while (!c->stop) {
+		struct agent *a = STAILQ_FIRST(&c->queue);
+
+		if (!a) {
+			pthread_cond_wait(&c->prober_wake, &c->keeper_lock);
+			continue;
+		}
+		STAILQ_REMOVE_HEAD(&c->queue, queue_link);
+		pthread_mutex_unlock(&c->keeper_lock);
+		probe(c, a);
+		pthread_mutex_lock(&c->keeper_lock);
+	}
+	pthread_mutex_unlock(&c->keeper_lock);
+	return NULL;
+}
+
+/* With the keeper's lock. Fewer probers will do. */
+static int start_keeper(struct client *c)
+{
+	int err = -pthread_create(&c->keeper, NULL, keep, c);
+
+	if (err)
+		return err;
+	c->keeper_runs = true;
+	while (c->cfg.connect_ms > CLIENT_CONNECT_MS && c->n_probers < CLIENT_PROBERS &&
+	       pthread_create(&c->probers[c->n_probers], NULL, probe_queued, c) == 0)
+		c->n_probers++;
+	return 0;
+}
+
 int client_keeper_ask(struct client *c, struct agent *a)
 {
 	LOCK_SCOPE(&c->keeper_lock);
 
-	if (!c->keeper_runs) {
-		int err = -pthread_create(&c->keeper, NULL, keep, c);
-		if (err)
-			return err;
-		c->keeper_runs = true;
-	}
+	int err = c->keeper_runs ? 0 : start_keeper(c);
+	if (err)
+		return err;
 	STAILQ_INSERT_TAIL(&c->queue, a, queue_link);
 	pthread_cond_signal(&c->keeper_wake);
+	pthread_cond_signal(&c->prober_wake);
 	return 0;
 }
 
@@ -221,7 +257,10 @@ void client_keeper_stop(struct client *c)
 	pthread_mutex_lock(&c->keeper_lock);
 	c->stop = true;
 	pthread_cond_signal(&c->keeper_wake);
+	pthread_cond_broadcast(&c->prober_wake);
 	pthread_mutex_unlock(&c->keeper_lock);
 	if (c->keeper_runs)
 		pthread_join(c->keeper, NULL);
+	for (unsigned i = 0; i < c->n_probers; i++)
+		pthread_join(c->probers[i], NULL);
 }

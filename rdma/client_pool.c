@@ -193,10 +193,13 @@ static int pool_grow(struct client *c, struct agent *a, struct deadline d, struc
 {
 	struct client_address address = a->address;
 	struct attempt attempt = { 0 };
+	uint64_t ms = c->cfg.connect_ms;
 
+	if (pool_has_live(a))
+		ms = min_u64(ms, CLIENT_GROW_MS);
 	a->connecting++;
 	pthread_mutex_unlock(&a->lock);
-	client_pool_connect(c, &address, deadline_sooner(d, c->cfg.connect_ms), &attempt);
+	client_pool_connect(c, &address, deadline_sooner(d, (int64_t)ms), &attempt);
 	pthread_mutex_lock(&a->lock);
 	a->connecting--;
 	*ret = client_pool_note(c, a, &attempt);

@@ -279,6 +279,35 @@ def listener(serve=lambda connection: None):
                 connection.close()
 
 
+def passed_on_late(port, delay_s):
+    """A listener's serve(): what comes is passed on to that port, and back, after so long."""
+
+    def copy(source, sink):
+        with contextlib.suppress(OSError):
+            while piece := source.recv(65536):
+                sink.sendall(piece)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+    def serve(near):
+        time.sleep(delay_s)
+        with contextlib.suppress(OSError), socket.create_connection((weed.HOST, port)) as far:
+            back = threading.Thread(target=copy, args=(far, near), daemon=True)
+            back.start()
+            copy(near, far)
+            back.join()
+
+    return serve
+
+
+def test_first_connection_to_the_only_agent_is_waited_for(beside, start_agent, mount_kelpfs):
+    agent = start_agent()
+    with listener(passed_on_late(agent.port, delay_s=2)) as (port, _):
+        mount = mount_kelpfs(beside.cluster, options=[*require(port), f"timeout={6 * TIMEOUT_S}"])
+        assert_same(read_past_caches(mount.path / "a/data.bin", 0, MIB), DATA[:MIB], "the first read")
+        assert set(reads_by_source(mount)) == {"tcp"}
+
+
 def test_agent_that_is_not_there_costs_nothing(beside, mount_kelpfs):
     """Two mounts take turns, so that whatever else the machine does meets both."""
     directory, data = beside.small_files(1000)

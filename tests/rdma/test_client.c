@@ -282,6 +282,65 @@ static void a_silent_agent_holds_up_only_the_first_read(void **state)
 	assert_in_range(scripted_agent_connections(w->agent), 1, 2);
 }
 
+static bool map_to_two(void *arg, const struct endpoint *server, struct endpoint *ret)
+{
+	struct world *w = arg;
+
+	strcpy(ret->host, "127.0.0.1");
+	ret->port = server->port == 8080 ? w->port : scripted_agent_port(w->agent);
+	return true;
+}
+
+static void *read_from_the_first(void *arg)
+{
+	struct world *w = arg;
+	struct endpoint first = { .host = "127.0.0.1", .port = 8080 };
+	uint8_t byte;
+	struct read_buf buf = { .ptr = &byte, .len = 1 };
+	struct client_extent e = { .fid = needle, .bufs = &buf, .n_bufs = 1 };
+
+	client_read(w->client, &first, &e, 1, deadline_in_ms(BUDGET_MS));
+	return NULL;
+}
+
+static void where_connecting_may_take_long_a_silent_agent_does_not_hold_up_others(void **state)
+{
+	struct world *w = *state;
+	struct agent_script script = good;
+	pthread_t reader;
+
+	script.fault = AGENT_HELLO_STALLS;
+	struct scripted_agent *silent = scripted_agent_start(&script, 0);
+	w->port = scripted_agent_port(silent);
+	w->agent = scripted_agent_start(&good, 0);
+	w->cfg.connect_ms = 3 * LATE_MS;
+	w->cfg.map = map_to_two;
+	w->cfg.map_arg = w;
+	open_client(w);
+	pthread_create(&reader, NULL, read_from_the_first, w);
+	for (struct deadline d = deadline_in_ms(BUDGET_MS);
+	     scripted_agent_connections(silent) == 0 && !deadline_passed(d);)
+		sleep_ms(10, d);
+	w->server.addr.port = 8081;
+	assert_in_range(timed_read(w, 0), 0, 2 * LATE_MS);
+	scripted_agent_stop(silent);
+	pthread_join(reader, NULL);
+}
+
+static void a_ping_tells_that_nothing_was_answered_in_time(void **state)
+{
+	struct world *w = *state;
+	struct agent_script script = good;
+	struct wire_hello_reply hello;
+	int64_t rtt_ns;
+
+	script.fault = AGENT_HELLO_STALLS;
+	start(w, &script);
+	assert_int_equal(client_ping(w->client, &w->server.addr, deadline_in_ms(CONNECT_MS / 3),
+				     &hello, &rtt_ns),
+			 -ETIMEDOUT);
+}
+
 static void finds_an_agent_that_comes_later(void **state)
 {
 	struct world *w = *state;
@@ -727,6 +786,8 @@ int main(void)
 		TEST(tells_what_the_agent_says_of_itself),
 		TEST(a_missing_agent_costs_nothing_after_the_first_try),
 		TEST(a_silent_agent_holds_up_only_the_first_read),
+		TEST(where_connecting_may_take_long_a_silent_agent_does_not_hold_up_others),
+		TEST(a_ping_tells_that_nothing_was_answered_in_time),
 		TEST(finds_an_agent_that_comes_later),
 		TEST(remembers_longer_that_it_was_refused),
 		TEST(says_clearly_that_an_agent_is_exhausted),
