@@ -10,6 +10,9 @@
 
 /* JSON of one chunk. */
 #define CHUNK_JSON_MAX_BYTES (64 * KIB)
+/* Entries up to there are parsed in one go. Of longer ones, which may have a million chunks, the chunks are taken
+ * out one by one, so that of a long list no tree is built. */
+#define WHOLE_JSON_MAX_BYTES (8 * KIB)
 
 struct json_fid {
 	uint32_t volume_id;
@@ -67,6 +70,7 @@ struct json_entry {
 	char *symlink;
 	char *content;
 	const cJSON *extended;
+	const cJSON *chunks;
 	const cJSON *remote;
 	uint64_t file_size;
 	uint64_t ino;
@@ -93,6 +97,7 @@ static const struct json_field entry_fields[] = {
 	{ "Rdev", JSON_U32, false, offsetof(struct json_entry, rdev) },
 	{ "Inode", JSON_U64, false, offsetof(struct json_entry, ino) },
 	{ "Extended", JSON_OBJECT, false, offsetof(struct json_entry, extended) },
+	{ "chunks", JSON_ARRAY, false, offsetof(struct json_entry, chunks) },
 	{ "HardLinkCounter", JSON_I64, false, offsetof(struct json_entry, hard_links) },
 	{ "TtlSec", JSON_I64, false, offsetof(struct json_entry, ttl_s) },
 	{ "Content", JSON_TEXT, false, offsetof(struct json_entry, content) },
@@ -115,21 +120,17 @@ static int decode_bytes(char *base64, struct wire_bytes *ret)
 	return 0;
 }
 
-static int add_chunk(void *arg, const char *json, size_t len)
+static int add_chunk(struct wire_entry *to, const cJSON *chunk)
 {
 	struct json_chunk j = { 0 };
 	struct json_fid fid = { 0 };
 	struct wire_chunk w;
-	cJSON *tree;
-	int err = json_parse(json, len, &tree);
+	int err = json_read(chunk, chunk_fields, ARRAY_LEN(chunk_fields), &j);
 
-	if (err)
-		return err;
-	err = json_read(tree, chunk_fields, ARRAY_LEN(chunk_fields), &j);
 	if (!err && j.fid)
 		err = json_read(j.fid, fid_fields, ARRAY_LEN(fid_fields), &fid);
 	if (err)
-		goto delete_tree;
+		return err;
 	w = (struct wire_chunk){
 		.file_id = text_bytes(j.file_id),
 		.fid = { .key = fid.file_key, .volume_id = fid.volume_id, .cookie = fid.cookie },
@@ -144,10 +145,18 @@ static int add_chunk(void *arg, const char *json, size_t len)
 	if (decode_bytes(j.e_tag, &w.md5))
 		w.md5.len = 0;
 	err = decode_bytes(j.cipher_key, &w.cipher_key);
-	if (!err)
-		err = wire_add_chunk(arg, &w);
-delete_tree:
-	cJSON_Delete(tree);
+	return err ? err : wire_add_chunk(to, &w);
+}
+
+static int parse_chunk(void *arg, const char *json, size_t len)
+{
+	struct json tree;
+	int err = json_parse(json, len, &tree);
+
+	if (err)
+		return err;
+	err = add_chunk(arg, tree.root);
+	json_free(&tree);
 	return err;
 }
 
@@ -257,6 +266,20 @@ static int add_extended(struct wire_entry *w, const cJSON *extended)
 	return 0;
 }
 
+static int add_chunks(struct wire_entry *w, const cJSON *chunks)
+{
+	const cJSON *v;
+
+	cJSON_ArrayForEach(v, chunks)
+	{
+		int err = add_chunk(w, v);
+
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
 static int fill_entry(struct wire_entry *w, const struct json_entry *j)
 {
 	struct json_remote remote = { 0 };
@@ -275,6 +298,8 @@ static int fill_entry(struct wire_entry *w, const struct json_entry *j)
 	    time_of(j->atime, &w->atime) || decode_bytes(j->content, &w->content))
 		return -EPROTO;
 	err = j->extended ? add_extended(w, j->extended) : 0;
+	if (!err && j->chunks)
+		err = add_chunks(w, j->chunks);
 	if (!err && j->remote)
 		err = json_read(j->remote, remote_fields, ARRAY_LEN(remote_fields), &remote);
 	if (err)
@@ -296,34 +321,35 @@ static int name_of(const char *full_path, char **ret)
 	return 0;
 }
 
-static int build(struct wire_entry *w, const char *envelope, size_t len, struct entry **ret,
+/* From the whole text of an entry, or what is left without its chunks, which w has then. */
+static int build(struct wire_entry *w, const char *text, size_t len, struct entry **ret,
 		 char **ret_name)
 {
 	struct json_entry j = { 0 };
 	struct entry *built;
-	cJSON *tree;
-	int err = json_parse(envelope, len, &tree);
+	struct json tree;
+	int err = json_parse(text, len, &tree);
 
 	if (err)
 		return err;
-	err = json_read(tree, entry_fields, ARRAY_LEN(entry_fields), &j);
+	err = json_read(tree.root, entry_fields, ARRAY_LEN(entry_fields), &j);
 	if (!err)
 		err = fill_entry(w, &j);
 	if (!err)
 		err = wire_build(w, &built);
 	if (err)
-		goto delete_tree;
+		goto free_tree;
 	err = ret_name ? name_of(j.full_path, ret_name) : 0;
 	if (err)
 		entry_put(built);
 	else
 		*ret = built;
-delete_tree:
-	cJSON_Delete(tree);
+free_tree:
+	json_free(&tree);
 	return err;
 }
 
-/* Takes the chunks out one by one, so that of a long list no tree is built. */
+/* Takes the chunks out one by one. */
 static int scan_entry(struct listscan *scan, const char *json, size_t len,
 		      int (*on_chunk)(void *arg, const char *json, size_t len), void *arg,
 		      const char **ret_envelope, size_t *ret_len)
@@ -352,11 +378,17 @@ int entry_from_json(const char *json, size_t len, struct entry **ret, char **ret
 	struct listscan scan;
 	const char *envelope;
 	size_t envelope_len;
-	int err = scan_entry(&scan, json, len, add_chunk, &w, &envelope, &envelope_len);
+	int err;
 
+	if (len <= WHOLE_JSON_MAX_BYTES) {
+		err = build(&w, json, len, ret, ret_name);
+		goto release_parts;
+	}
+	err = scan_entry(&scan, json, len, parse_chunk, &w, &envelope, &envelope_len);
 	if (!err)
 		err = build(&w, envelope, envelope_len, ret, ret_name);
 	listscan_free(&scan);
+release_parts:
 	wire_entry_release(&w);
 	return err;
 }
@@ -375,16 +407,16 @@ int wire_json_name(const char *json, size_t len, char **ret)
 	struct listscan scan;
 	const char *envelope;
 	size_t envelope_len;
-	cJSON *tree = NULL;
+	struct json tree = { 0 };
 	int err = scan_entry(&scan, json, len, skip_chunk, NULL, &envelope, &envelope_len);
 
 	if (!err)
 		err = json_parse(envelope, envelope_len, &tree);
 	if (!err)
-		err = json_read(tree, entry_fields, NAME_FIELDS, &j);
+		err = json_read(tree.root, entry_fields, NAME_FIELDS, &j);
 	if (!err)
 		err = name_of(j.full_path, ret);
-	cJSON_Delete(tree);
+	json_free(&tree);
 	listscan_free(&scan);
 	return err;
 }

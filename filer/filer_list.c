@@ -141,7 +141,7 @@ static int read_envelope(struct list *l)
 {
 	struct envelope e = { 0 };
 	const char *text;
-	cJSON *tree;
+	struct json tree;
 	size_t len;
 	int err = listscan_finish(&l->scan, &text, &len);
 
@@ -149,10 +149,10 @@ static int read_envelope(struct list *l)
 		err = json_parse(text, len, &tree);
 	if (err)
 		return err;
-	err = json_read(tree, envelope_fields, ARRAY_LEN(envelope_fields), &e);
+	err = json_read(tree.root, envelope_fields, ARRAY_LEN(envelope_fields), &e);
 	if (!err)
 		l->more = e.more;
-	cJSON_Delete(tree);
+	json_free(&tree);
 	return err;
 }
 

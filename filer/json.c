@@ -1,6 +1,8 @@
 #include "filer/json.h"
 
 #include <errno.h>
+#include <stdalign.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,28 +14,26 @@
 #define LONG_INTEGER_DIGITS 16
 #define DOUBLE_EXACT_MAX 9007199254740992.0
 
-/* Length of the string at p with both quotes, or up to the end where it is not closed. */
-static size_t string_length(const char *p, const char *end)
+/* Memory that a tree is built in; bytes of it go in turn and never come back alone. */
+struct arena {
+	char *next;
+	size_t left_bytes;
+};
+
+/* What cJSON takes its memory from in this thread, while it parses for json_parse(). NULL: the heap. */
+static _Thread_local struct arena *parsing_into;
+
+/* Behind the string at p, or the end where it is not closed; NULL: it has an escaped NUL. */
+static const char *skip_string(const char *p, const char *end)
 {
-	const char *q = p + 1;
-
-	while (q < end && *q != '"')
-		q += *q == '\\' && q + 1 < end ? 2 : 1;
-	return (size_t)(q - p) + (q < end);
-}
-
-static bool holds_nul(const char *p, size_t len)
-{
-	const char *end = p + len;
-
-	if (memchr(p, '\0', len))
-		return true;
-	while ((p = memchr(p, '\\', (size_t)(end - p))) != NULL && end - p >= 2) {
+	for (p++; p < end && *p != '"'; p++) {
+		if (*p != '\\')
+			continue;
 		if (end - p >= 6 && memcmp(p + 1, "u0000", 5) == 0)
-			return true;
-		p += 2;
+			return NULL;
+		p += p + 1 < end;
 	}
-	return false;
+	return p < end ? p + 1 : end;
 }
 
 static bool is_digit(char c)
@@ -56,50 +56,111 @@ static size_t number_length(const char *p, const char *end, bool *ret_integer)
 	return (size_t)(q - p);
 }
 
-/* Copies the text, long integers as marked strings, and counts the values. */
-static int mark_integers(const char *text, size_t len, char *out, size_t *ret_len)
+static char *append(char *to, const char *from, const char *end)
 {
-	const char *p = text, *end = text + len;
+	memcpy(to, from, (size_t)(end - from));
+	return to + (end - from);
+}
+
+/* Copies the text, long integers as marked strings, and counts the values. */
+static int mark_integers(const char *text, size_t len, char *out, size_t *ret_len,
+			 size_t *ret_values)
+{
+	const char *p = text, *end = text + len, *copied = text;
 	char *o = out;
 	size_t values = 1;
 
+	if (memchr(text, '\0', len))
+		return -EPROTO;
 	while (p < end) {
-		size_t n = 1;
-		bool integer = false;
-
 		if (*p == '"') {
-			n = string_length(p, end);
-			if (holds_nul(p, n))
+			p = skip_string(p, end);
+			if (!p)
 				return -EPROTO;
 		} else if (*p == '-' || is_digit(*p)) {
-			n = number_length(p, end, &integer);
-			integer = integer && n >= LONG_INTEGER_DIGITS;
-		} else if (*p == '\0') {
-			return -EPROTO;
-		} else if (*p == ',' || *p == '[' || *p == '{') {
-			values++;
+			bool integer;
+			size_t n = number_length(p, end, &integer);
+
+			if (integer && n >= LONG_INTEGER_DIGITS) {
+				o = append(o, copied, p);
+				*o++ = '"';
+				*o++ = INTEGER_MARK;
+				o = append(o, p, p + n);
+				*o++ = '"';
+				copied = p + n;
+			}
+			p += n;
+		} else {
+			values += *p == ',' || *p == '[' || *p == '{';
+			p++;
 		}
-		if (values > JSON_VALUES_MAX)
-			return -EPROTO;
-		if (integer) {
-			*o++ = '"';
-			*o++ = INTEGER_MARK;
-		}
-		memcpy(o, p, n);
-		o += n;
-		if (integer)
-			*o++ = '"';
-		p += n;
 	}
+	if (values > JSON_VALUES_MAX)
+		return -EPROTO;
+	o = append(o, copied, end);
 	*o = '\0';
 	*ret_len = (size_t)(o - out);
+	*ret_values = values;
 	return 0;
 }
 
-int json_parse(const char *text, size_t len, cJSON **ret)
+static void *arena_alloc(size_t n)
 {
-	size_t marked_len;
-	cJSON *tree = NULL;
+	struct arena *a = parsing_into;
+	void *p;
+
+	if (!a)
+		return malloc(n);
+	n = (n + alignof(max_align_t) - 1) & ~(alignof(max_align_t) - 1);
+	if (n > a->left_bytes)
+		return NULL;
+	p = a->next;
+	a->next += n;
+	a->left_bytes -= n;
+	return p;
+}
+
+static void arena_free(void *p)
+{
+	if (!parsing_into)
+		free(p);
+}
+
+/* Before there is another thread that could use cJSON. */
+__attribute__((constructor)) static void give_cjson_the_arena(void)
+{
+	cJSON_InitHooks(&(cJSON_Hooks){ .malloc_fn = arena_alloc, .free_fn = arena_free });
+}
+
+/* What cJSON may need for a text: a node for each value, its name and, where it is a string, that. */
+static size_t tree_bytes(size_t values, size_t len)
+{
+	return values * (sizeof(cJSON) + 3 * alignof(max_align_t)) + len;
+}
+
+static int parse_marked(const char *marked, size_t len, size_t values, struct json *ret)
+{
+	struct arena a = { .left_bytes = tree_bytes(values, len) };
+	struct json j = { .memory = malloc(a.left_bytes) };
+
+	if (!j.memory)
+		return -ENOMEM;
+	a.next = j.memory;
+	parsing_into = &a;
+	/* The NUL counts, as cJSON looks at it to see that the text is over. */
+	j.root = cJSON_ParseWithLengthOpts(marked, len + 1, NULL, true);
+	parsing_into = NULL;
+	if (!j.root) {
+		json_free(&j);
+		return -EPROTO;
+	}
+	*ret = j;
+	return 0;
+}
+
+int json_parse(const char *text, size_t len, struct json *ret)
+{
+	size_t marked_len, values;
 	char *marked;
 	int err;
 
@@ -109,15 +170,16 @@ int json_parse(const char *text, size_t len, cJSON **ret)
 	marked = malloc(len + len / LONG_INTEGER_DIGITS * 3 + 4);
 	if (!marked)
 		return -ENOMEM;
-	err = mark_integers(text, len, marked, &marked_len);
-	/* The NUL counts, as cJSON looks at it to see that the text is over. */
+	err = mark_integers(text, len, marked, &marked_len, &values);
 	if (!err)
-		tree = cJSON_ParseWithLengthOpts(marked, marked_len + 1, NULL, true);
+		err = parse_marked(marked, marked_len, values, ret);
 	free(marked);
-	if (!tree)
-		return -EPROTO;
-	*ret = tree;
-	return 0;
+	return err;
+}
+
+void json_free(struct json *j)
+{
+	free(j->memory);
 }
 
 /* Splits an integer, of either form, into sign and magnitude. */
@@ -194,7 +256,8 @@ static int read_member(const cJSON *v, enum json_type type, void *target)
 		*(char **)target = v->valuestring;
 		return 0;
 	case JSON_OBJECT:
-		if (!cJSON_IsObject(v))
+	case JSON_ARRAY:
+		if (type == JSON_OBJECT ? !cJSON_IsObject(v) : !cJSON_IsArray(v))
 			return -EPROTO;
 		*(const cJSON **)target = v;
 		return 0;
@@ -208,7 +271,8 @@ static size_t find_field(const struct json_field *fields, size_t n, size_t first
 	for (size_t i = 0; i < n; i++) {
 		size_t at = first + i < n ? first + i : first + i - n;
 
-		if (strcmp(fields[at].key, key) == 0)
+		/* most names are told apart by their first letter, at no cost of a call */
+		if (fields[at].key[0] == key[0] && strcmp(fields[at].key, key) == 0)
 			return at;
 	}
 	return n;

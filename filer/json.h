@@ -11,13 +11,23 @@
 
 #include <cjson/cJSON.h>
 
-/* Values of one text, names of members not counted. cJSON spends some 100 bytes on each. */
+/* Values of one text, names of members not counted. Each takes some 100 bytes of memory. */
 #define JSON_VALUES_MAX (1u << 18)
 
+/* A parsed text, in one piece of memory: of a listing's entries a tree of forty nodes is made each. Its nodes must
+ * never be given to cJSON_Delete(). */
+struct json {
+	cJSON *root;
+	void *memory;
+};
+
 /* Parses exactly len bytes; nothing but white space may follow the value. Text with the escape \u0000
- * is refused: a C string would end there. Returns 0 (free with cJSON_Delete), -ENOMEM, or -EPROTO for
+ * is refused: a C string would end there. Returns 0 (to be freed with json_free()), -ENOMEM, or -EPROTO for
  * anything malformed, too many values, or nesting beyond cJSON's limit of 1000. */
-int json_parse(const char *text, size_t len, cJSON **ret);
+int json_parse(const char *text, size_t len, struct json *ret);
+
+/* Takes one of zeros. */
+void json_free(struct json *j);
 
 /* How a member is read, and what its target is. */
 enum json_type {
@@ -27,6 +37,7 @@ enum json_type {
 	JSON_BOOL, /* bool */
 	JSON_TEXT, /* char *: NUL-terminated, in the tree's memory, which may be written to */
 	JSON_OBJECT, /* const cJSON * */
+	JSON_ARRAY, /* likewise */
 };
 
 struct json_field {

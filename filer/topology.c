@@ -15,19 +15,20 @@
 
 static int id_from_json(const struct http_body *body, char *ret, size_t bytes)
 {
-	cJSON *json;
+	struct json json;
 	int err = json_parse((const char *)body->data, body->len, &json);
 
 	if (err)
 		return err;
-	const char *id = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "TopologyId"));
+	const char *id = cJSON_GetStringValue(
+		cJSON_GetObjectItemCaseSensitive(json.root, "TopologyId"));
 	if (!id || !id[0])
 		err = -ENOENT;
 	else if (strlen(id) >= bytes)
 		err = -EMSGSIZE;
 	else
 		memcpy(ret, id, strlen(id) + 1);
-	cJSON_Delete(json);
+	json_free(&json);
 	return err;
 }
 

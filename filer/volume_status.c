@@ -57,7 +57,7 @@ int volume_status_dirs(struct http_pool *http, const struct endpoint *server, st
 				  .arg = &body,
 				  .deadline = d };
 	struct http_head head;
-	cJSON *status;
+	struct json status;
 
 	endpoint_url(server, base);
 	snprintf(url, sizeof(url), "%s/status", base);
@@ -69,8 +69,8 @@ int volume_status_dirs(struct http_pool *http, const struct endpoint *server, st
 	free(body.data);
 	if (err)
 		return err;
-	err = copy_dirs(status, ret_dirs, max, ret_n);
-	cJSON_Delete(status);
+	err = copy_dirs(status.root, ret_dirs, max, ret_n);
+	json_free(&status);
 	return err;
 }
 

@@ -60,17 +60,17 @@ int vif_parse(const char *text, size_t len, struct vif *ret)
 	const struct json_field fields[] = {
 		{ "bytesOffset", JSON_U32, false, 0 },
 	};
-	cJSON *json;
+	struct json json;
 
 	int err = json_parse(text, len, &json);
 	if (err)
 		return err;
-	err = json_read(json, fields, 1, &offset_bytes);
-	const cJSON *files = cJSON_GetObjectItemCaseSensitive(json, "files");
+	err = json_read(json.root, fields, 1, &offset_bytes);
+	const cJSON *files = cJSON_GetObjectItemCaseSensitive(json.root, "files");
 	bool tiered = files && !cJSON_IsNull(files);
 	if (cJSON_IsArray(files))
 		tiered = cJSON_GetArraySize(files) > 0;
-	cJSON_Delete(json);
+	json_free(&json);
 	if (err)
 		return err;
 	if (offset_bytes != 0 && offset_bytes != 4 && offset_bytes != 5)

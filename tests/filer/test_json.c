@@ -29,7 +29,7 @@ static const struct json_field fields[] = {
 	{ "object", JSON_OBJECT, false, offsetof(struct target, object) },
 };
 
-static int parse(const char *text, cJSON **ret)
+static int parse(const char *text, struct json *ret)
 {
 	return json_parse(text, strlen(text), ret);
 }
@@ -37,13 +37,13 @@ static int parse(const char *text, cJSON **ret)
 /* Result of reading the text into t, whose pointers are dead afterwards. */
 static int read_text(const char *text, struct target *t)
 {
-	cJSON *tree;
+	struct json tree;
 	int err = parse(text, &tree);
 
 	if (err)
 		return err;
-	err = json_read(tree, fields, ARRAY_LEN(fields), t);
-	cJSON_Delete(tree);
+	err = json_read(tree.root, fields, ARRAY_LEN(fields), t);
+	json_free(&tree);
 	return err;
 }
 
@@ -153,27 +153,27 @@ static void required_members_must_be_there(void **state)
 {
 	static const struct json_field required[] = { { "a", JSON_I64, true, 0 } };
 	int64_t a = 0;
-	cJSON *tree;
+	struct json tree;
 
 	(void)state;
 	assert_int_equal(parse("{\"b\":1}", &tree), 0);
-	assert_int_equal(json_read(tree, required, 1, &a), -EPROTO);
-	cJSON_Delete(tree);
+	assert_int_equal(json_read(tree.root, required, 1, &a), -EPROTO);
+	json_free(&tree);
 	assert_int_equal(parse("{\"a\":null}", &tree), 0);
-	assert_int_equal(json_read(tree, required, 1, &a), -EPROTO);
-	cJSON_Delete(tree);
+	assert_int_equal(json_read(tree.root, required, 1, &a), -EPROTO);
+	json_free(&tree);
 }
 
 static void digits_within_strings_stay_as_they_are(void **state)
 {
 	struct target t = { 0 };
-	cJSON *tree;
+	struct json tree;
 
 	(void)state;
 	assert_int_equal(parse("{\"text\":\"a\\\"12345678901234567890, \\\\\"}", &tree), 0);
-	assert_int_equal(json_read(tree, fields, ARRAY_LEN(fields), &t), 0);
+	assert_int_equal(json_read(tree.root, fields, ARRAY_LEN(fields), &t), 0);
 	assert_string_equal(t.text, "a\"12345678901234567890, \\");
-	cJSON_Delete(tree);
+	json_free(&tree);
 }
 
 static void malformed_text_is_refused(void **state)
@@ -193,7 +193,7 @@ static void malformed_text_is_refused(void **state)
 		"1234567890123456x",
 		"{\"a\":--12345678901234567}",
 	};
-	cJSON *tree;
+	struct json tree;
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(texts); i++)
@@ -203,21 +203,21 @@ static void malformed_text_is_refused(void **state)
 static void strings_with_nul_are_refused(void **state)
 {
 	static const char raw[] = "\"a\0b\"";
-	cJSON *tree;
+	struct json tree;
 
 	(void)state;
 	assert_int_equal(parse("{\"a\":\"x\\u0000y\"}", &tree), -EPROTO);
 	assert_int_equal(json_parse(raw, sizeof(raw) - 1, &tree), -EPROTO);
 	/* A backslash and the text u0000. */
 	assert_int_equal(parse("{\"a\":\"x\\\\u0000y\"}", &tree), 0);
-	cJSON_Delete(tree);
+	json_free(&tree);
 }
 
 static void deep_nesting_is_refused(void **state)
 {
 	static char text[20000];
 	const size_t depth = sizeof(text) / 2;
-	cJSON *tree;
+	struct json tree;
 
 	(void)state;
 	memset(text, '[', depth);
@@ -225,11 +225,36 @@ static void deep_nesting_is_refused(void **state)
 	assert_int_equal(json_parse(text, sizeof(text), &tree), -EPROTO);
 }
 
+/* The memory of a tree is reckoned before it is made: the texts that need most for their length. */
+static void trees_of_many_small_values_are_parsed(void **state)
+{
+	static const char *const members[] = { "1,",    "[],",          "{},",
+					       "\"\",", "{\"\":\"\"},", "{\"a\":{\"b\":null}}," };
+	enum { COPIES = 1000 };
+
+	(void)state;
+	for (size_t m = 0; m < ARRAY_LEN(members); m++) {
+		size_t len = strlen(members[m]);
+		char *text = malloc(COPIES * len + 2);
+		struct json tree;
+
+		assert_non_null(text);
+		text[0] = '[';
+		for (size_t i = 0; i < COPIES; i++)
+			memcpy(text + 1 + i * len, members[m], len);
+		text[COPIES * len] = ']'; /* instead of the last comma */
+		assert_int_equal(json_parse(text, COPIES * len + 1, &tree), 0);
+		assert_int_equal(cJSON_GetArraySize(tree.root), COPIES);
+		json_free(&tree);
+		free(text);
+	}
+}
+
 static void too_many_values_are_refused(void **state)
 {
 	const size_t len = 2 * (size_t)JSON_VALUES_MAX + 3;
 	char *text = malloc(len);
-	cJSON *tree;
+	struct json tree;
 
 	(void)state;
 	assert_non_null(text);
@@ -294,6 +319,7 @@ int main(void)
 		cmocka_unit_test(malformed_text_is_refused),
 		cmocka_unit_test(strings_with_nul_are_refused),
 		cmocka_unit_test(deep_nesting_is_refused),
+		cmocka_unit_test(trees_of_many_small_values_are_parsed),
 		cmocka_unit_test(too_many_values_are_refused),
 		cmocka_unit_test(base64_decodes_in_place),
 		cmocka_unit_test(what_is_no_base64_is_refused_and_left),

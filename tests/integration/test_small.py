@@ -147,7 +147,8 @@ def test_a_listed_small_file_costs_one_needle_and_at_most_an_open(http, servers,
     name = f"requests-{consistency}"
     make_directory(http, name)
     http.put(f"/{name}-other", b"other")
-    mount = mount_kelpfs(servers, options=["agent=off", f"consistency={consistency}"])
+    lasting = ["entry_timeout=600", "attr_timeout=600"]  # a slow machine takes longer than the default
+    mount = mount_kelpfs(servers, options=["agent=off", f"consistency={consistency}", *lasting])
     if consistency == "events":  # they have to come first, and what was just changed is asked for
         other = mount.path / f"{name}-other"
         weed.wait_until(lambda: costs(mount, other.read_bytes)[0] == 0, "events to be trusted")

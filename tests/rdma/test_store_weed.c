@@ -216,15 +216,15 @@ static size_t fill(const struct fid *fid, unsigned generation, uint8_t data[DATA
 static bool assign(const char *query, struct fid *ret)
 {
 	char path[URL_MAX];
-	cJSON *json;
+	struct json json;
 
 	snprintf(path, sizeof(path), "/dir/assign%s", query);
 	if (http("GET", MASTER, path, NULL, 0) != 200 ||
 	    json_parse(c.body->bytes, c.body->len, &json) != 0)
 		return false;
-	const char *text = cJSON_GetStringValue(cJSON_GetObjectItem(json, "fid"));
+	const char *text = cJSON_GetStringValue(cJSON_GetObjectItem(json.root, "fid"));
 	bool ok = text && fid_parse(text, strlen(text), ret) == 0;
-	cJSON_Delete(json);
+	json_free(&json);
 	return ok;
 }
 
