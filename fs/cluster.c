@@ -221,7 +221,6 @@ static int open_agents(const struct options *o, struct cluster *c, char *message
 		.tokens = c->tokens,
 		/* With rdma=require it is but a directory, which RDMA cannot do without. */
 		.required = o->agent == AGENT_REQUIRE || o->rdma == AGENT_REQUIRE,
-		.connect_ms = connect_ms(o, o->agent == AGENT_REQUIRE || o->rdma == AGENT_REQUIRE),
 	};
 
 	if (o->agent == AGENT_OFF || (!has_servers(o, c) && !o->agents_always))
