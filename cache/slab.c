@@ -216,10 +216,9 @@ static int map_reserved(struct slab *s)
 	return 0;
 }
 
-static int map_region(struct slab *s, bool splices)
+static int map_region(struct slab *s, bool may_be_reserved)
 {
-	/* the kernel cannot splice from such a memfd */
-	if (!splices && map_reserved(s) == 0)
+	if (may_be_reserved && map_reserved(s) == 0)
 		return 0;
 	int err = map_memfd(s, 0);
 	if (err)
@@ -230,7 +229,7 @@ static int map_region(struct slab *s, bool splices)
 	return 0;
 }
 
-static int new_slab(size_t bytes, bool splices, struct slab **ret)
+static int new_slab(size_t bytes, bool may_be_reserved, struct slab **ret)
 {
 	if (bytes < SLAB_BYTES_MIN || bytes > SLAB_PAGES_MAX * PAGE_BYTES - SLAB_CLASS_MAX)
 		return -EINVAL;
@@ -247,7 +246,7 @@ static int new_slab(size_t bytes, bool splices, struct slab **ret)
 	s->tags = calloc(bytes / PAGE_BYTES, sizeof(*s->tags));
 	if (!s->tags)
 		goto free_links;
-	err = map_region(s, splices);
+	err = map_region(s, may_be_reserved);
 	if (err)
 		goto free_tags;
 	pthread_mutex_init(&s->lock, NULL);
@@ -266,12 +265,12 @@ free_slab:
 
 int slab_new(size_t bytes, struct slab **ret)
 {
-	return new_slab(bytes, false, ret);
+	return new_slab(bytes, true, ret);
 }
 
-int slab_new_for_splicing(size_t bytes, struct slab **ret)
+int slab_new_ordinary(size_t bytes, struct slab **ret)
 {
-	return new_slab(bytes, true, ret);
+	return new_slab(bytes, false, ret);
 }
 
 /* In steps, so that it ends soon when it is told to. */

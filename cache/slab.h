@@ -38,8 +38,9 @@ static inline size_t slab_rounded_bytes(size_t bytes)
  * ordinary or transparent huge pages, which are committed when first touched. 0 or -errno. */
 int slab_new(size_t bytes, struct slab **ret);
 
-/* Likewise, but one whose slab_fd() can be spliced from: never in pages that were set aside. */
-int slab_new_for_splicing(size_t bytes, struct slab **ret);
+/* Likewise, but never in pages that were set aside: they may be meant for somebody else, and slab_fd() cannot
+ * be spliced from then. */
+int slab_new_ordinary(size_t bytes, struct slab **ret);
 
 /* Has the kernel give the region's pages now, in the background, so that no read pays for a first touch
  * (a page fault and a cleared page for each 4 KiB took most of a cold sequential reader's CPU time). Once

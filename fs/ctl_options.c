@@ -248,6 +248,8 @@ static const struct opt rows[] = {
 	  "most reads at once; further ones are answered with 429", NULL, SERVE },
 	{ "memory", "SIZE", 0, OPT_BYTES, AT(memory_bytes), 16.0 * MIB, 1024.0 * GIB, "256M",
 	  "most memory for the bytes of all reads", NULL, SERVE },
+	{ "huge-pages", "auto|off", 0, OPT_CHOICE, AT(cluster.huge_pages), 0, 0, "auto",
+	  "read into huge pages that were set aside (vm.nr_hugepages), where there are enough; off: leave them to others", NULL, SERVE },
 	{ "decode", "SIZE", 0, OPT_BYTES, AT(decode_bytes), 1.0 * MIB, (double)CTL_NEEDLE_BYTES_MAX, "64M",
 	  "largest needle that is stored compressed and is wanted whole", NULL, SERVE },
 	{ "client-timeout", "SECONDS", 0, OPT_MILLISECONDS, AT(client_ms), 100, 3600000, "30",

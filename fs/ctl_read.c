@@ -45,7 +45,7 @@ static int get_memory(struct job *j, char *message, size_t bytes)
 	unsigned devices = o->via & VIA_RDMA ? device_count_active(NULL) : 0;
 	uint64_t wanted = o->size ? o->size : WHOLE_SLAB_BYTES;
 	void *base;
-	int err = slab_new_for_splicing(max_u64(wanted, SLAB_BYTES_MIN), &j->slab);
+	int err = slab_new_ordinary(max_u64(wanted, SLAB_BYTES_MIN), &j->slab);
 
 	if (err)
 		return ctl_fail(err, message, bytes, "%" PRIu64 " MiB of memory: %s", wanted / MIB,

@@ -49,7 +49,9 @@ static int open_memory(struct serve *s, char *message, size_t bytes)
 {
 	const struct ctl_options *o = s->options;
 	uint64_t wanted = min_u64(o->memory_bytes, (uint64_t)o->reads_max * SLAB_READ_BYTES);
-	int err = slab_new(max_u64(wanted, SLAB_BYTES_MIN), &s->slab);
+	bool ordinary = o->cluster.huge_pages == HUGE_PAGES_OFF;
+	int err = (ordinary ? slab_new_ordinary : slab_new)(max_u64(wanted, SLAB_BYTES_MIN),
+							    &s->slab);
 
 	if (!err) {
 		err = scratch_new(s->slab, NULL, &s->scratch);
@@ -198,7 +200,11 @@ static void say_what_is_in_effect(const struct serve *s)
 	bool loopback = strncmp(o->listen.host, "127.", 4) == 0 ||
 			strcmp(o->listen.host, "::1") == 0 ||
 			strcmp(o->listen.host, "localhost") == 0;
+	struct slab_stats slab;
 
+	slab_stats(s->slab, &slab);
+	log_info("in effect: slab %zu MiB in pages of %zu KiB", slab.total_bytes / MIB,
+		 slab.huge_page_bytes / KIB);
 	log_info("serving on %s, port %u; reads %s; RDMA %s",
 		 o->listen.host[0] ? o->listen.host : "*", o->listen.port,
 		 needs_token ? "need a token" : "need no token",

@@ -144,7 +144,9 @@ static int open_reader(struct mount *m, char *message, size_t message_bytes)
 	const struct options *o = m->options;
 	void *base;
 	size_t bytes;
-	int err = (o->splice == TRI_ON ? slab_new_for_splicing : slab_new)(o->slab_bytes, &m->slab);
+	/* the kernel cannot splice from pages that were set aside */
+	bool ordinary = o->splice == TRI_ON || o->huge_pages == HUGE_PAGES_OFF;
+	int err = (ordinary ? slab_new_ordinary : slab_new)(o->slab_bytes, &m->slab);
 
 	if (err)
 		return err;

@@ -166,6 +166,8 @@ static const struct opt rows[] = {
 	  "entries asked for in one request of a listing" },
 	{ "slab", "SIZE", 0, OPT_BYTES, AT(slab_bytes), 8.0 * 1024 * 1024, 1e15, "256M",
 	  "memory for file data: the block cache and all reads under way" },
+	{ "huge_pages", "auto|off", 0, OPT_CHOICE, AT(huge_pages), 0, 0, "auto",
+	  "lay the slab in huge pages that were set aside (vm.nr_hugepages), where all of it fits; off: leave them to others" },
 	{ "readahead", "SIZE", 0, OPT_BYTES, AT(readahead_bytes), 0, 1e12, "16M",
 	  "most that is read ahead of one sequential reader; 0 turns it off" },
 	{ "cache_dir", "DIR", 0, OPT_PATH, AT(cache_dir), 0, 0, NULL,

@@ -47,6 +47,12 @@ enum verify_mode {
 	VERIFY_MD5,
 };
 
+/* Those that the administrator has set aside. */
+enum huge_pages {
+	HUGE_PAGES_AUTO, /* where all of the slab fits into them */
+	HUGE_PAGES_OFF,
+};
+
 enum log_target {
 	LOG_TARGET_AUTO,
 	LOG_TARGET_STDERR,
@@ -102,6 +108,7 @@ struct options {
 	unsigned stall_timeout_ms;
 
 	uint64_t slab_bytes;
+	enum huge_pages huge_pages;
 	uint64_t readahead_bytes;
 	char *cache_dir; /* NULL: no SSD tier */
 	uint64_t cache_bytes;

@@ -307,11 +307,27 @@ static void with_too_few_reserved_pages_it_lies_in_others(void **state)
 		set_reserved(++pages);
 	/* one page more than there are */
 	s = new_slab(pages * HUGE_PAGE_BYTES + SLAB_BYTES_MIN);
-	assert_int_equal(slab_new_for_splicing(SLAB_BYTES_MIN, &plain), 0);
+	assert_int_equal(slab_new_ordinary(SLAB_BYTES_MIN, &plain), 0);
 	assert_int_equal(page_bytes(s), page_bytes(plain));
 	assert_int_equal(present_pages(s), 0);
 	slab_free(s);
 	slab_free(plain);
+}
+
+static void pages_that_were_set_aside_can_be_left_alone(void **state)
+{
+	(void)state;
+	struct slab *s, *reserved = new_reserved_slab();
+
+	if (!reserved) {
+		print_message("no huge pages can be reserved here\n");
+		skip();
+	}
+	slab_free(reserved);
+	unsigned long before = read_number(HUGE_PAGES_PATH "free_hugepages");
+	assert_int_equal(slab_new_ordinary(SLAB_BYTES_MIN, &s), 0);
+	assert_int_equal(read_number(HUGE_PAGES_PATH "free_hugepages"), before);
+	slab_free(s);
 }
 
 static void what_is_to_be_spliced_lies_in_pages_that_can_be(void **state)
@@ -323,7 +339,7 @@ static void what_is_to_be_spliced_lies_in_pages_that_can_be(void **state)
 
 	if (reserved)
 		slab_free(reserved);
-	assert_int_equal(slab_new_for_splicing(SLAB_BYTES_MIN, &s), 0);
+	assert_int_equal(slab_new_ordinary(SLAB_BYTES_MIN, &s), 0);
 	assert_int_equal(pipe(ends), 0);
 	assert_int_equal(splice(slab_fd(s), &at, ends[1], NULL, 4096, 0), 4096);
 	close(ends[0]);
@@ -385,7 +401,7 @@ static void populating_makes_every_page_present_without_changing_it(void **state
 	struct deadline d = deadline_in_ms(10000);
 	struct slab_buf b;
 
-	assert_int_equal(slab_new_for_splicing(SLAB_BYTES_MIN, &s), 0);
+	assert_int_equal(slab_new_ordinary(SLAB_BYTES_MIN, &s), 0);
 	assert_int_equal(slab_alloc(s, 4096, &b), 0);
 	memset(b.ptr, 'x', 4096);
 	assert_true(present_pages(s) < SLAB_BYTES_MIN / 4096);
@@ -414,6 +430,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(lies_in_huge_pages_that_were_reserved,
 						remember_reserved, restore_reserved),
 		cmocka_unit_test_setup_teardown(with_too_few_reserved_pages_it_lies_in_others,
+						remember_reserved, restore_reserved),
+		cmocka_unit_test_setup_teardown(pages_that_were_set_aside_can_be_left_alone,
 						remember_reserved, restore_reserved),
 		cmocka_unit_test_setup_teardown(what_is_to_be_spliced_lies_in_pages_that_can_be,
 						remember_reserved, restore_reserved),

@@ -1,7 +1,9 @@
 """kelpctl beside a real cluster and a real kelpd."""
 
+import contextlib
 import json
 import os
+import pty
 import re
 import signal
 import socket
@@ -486,6 +488,44 @@ def test_bench_measures_every_way_size_and_depth(tmp_path, cluster, agent, big):
     rows = [line.split() for line in text.splitlines()]
     assert rows[0][:6] == ["WAY", "SIZE", "DEPTH", "READS/S", "MIB/S", "ERRORS"] and len(rows) == 1 + len(wanted)
     assert rows[2][:3] == ["tcp", "4K", "4"]
+
+
+def on_terminal(*arguments):
+    """What a command says on standard error when that is a terminal; and its standard output, which is none."""
+    near, far = pty.openpty()
+    shown = bytearray()
+    try:
+        with subprocess.Popen(kelpctl_command(*arguments), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=far,
+                              env=mounts.command_env()) as process:
+            os.close(far)
+            with contextlib.suppress(OSError):  # EIO: nobody has the other end any more
+                while piece := os.read(near, 65536):
+                    shown += piece
+            printed = process.stdout.read()
+            assert process.wait(timeout=SOON_S) == 0, shown
+    finally:
+        os.close(near)
+    return shown.decode(), printed.decode()
+
+
+def test_bench_shows_its_progress_on_a_terminal(agent, volumes):
+    fid = volumes.put(noise(100_000))
+    shown, printed = on_terminal("bench", fid, "--agent", address(agent), "--sizes", "4K,64K", "--depths", "1",
+                                 "--seconds", "0.5")
+    lines = shown.split("\r\x1b[K")
+    assert lines[0] == "" and lines[-1] == "", "each line replaces the one before, and nothing is left behind"
+    progress = [re.fullmatch(r"\[(\d)/2\] tcp, size (\w+), depth 1: \d+\.\d of 0\.5 s", line)
+                for line in lines if line]
+    assert all(progress), shown
+    assert [("1", "4K"), ("2", "64K")] == sorted({match.groups() for match in progress})
+    assert len(printed.splitlines()) == 3 and "\r" not in printed and "\x1b" not in printed
+
+
+def test_bench_prints_nothing_but_the_result_without_a_terminal(agent, volumes):
+    fid = volumes.put(noise(100_000))
+    result = kelpctl("bench", fid, "--agent", address(agent), "--sizes", "4K", "--depths", "1", "--seconds", "0.5")
+    assert result.returncode == 0 and result.error == ""
+    assert len(result.stdout.splitlines()) == 2 and b"\x1b" not in result.stdout
 
 
 def test_bench_reads_needles_by_their_ids(agent, volumes):
