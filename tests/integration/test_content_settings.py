@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import sidecar
+import weed
 from test_agent import Agent
 from test_content import DOORS, assert_same, ranges
 from test_mount_agent import require
@@ -206,6 +208,32 @@ def test_slab_reads_right_where_huge_pages_are_reserved(everything, huge_pages, 
         assert all("slab 8 MiB in pages of 2048 KiB" in mount.log_text() for mount in mounted)
         assert counts["slab_page_bytes"] == 2 * MIB * len(mounted)
     counts.assert_splice(splice)
+
+
+@pytest.fixture
+def reserved_are_the_only_huge_pages(huge_pages):
+    mode = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+    if mode.exists() and not any(word in mode.read_text() for word in ("[never]", "[deny]")):
+        pytest.skip("the kernel gives huge pages unasked here")
+
+
+def test_reserved_huge_pages_can_be_left_to_others(corpus, reserved_are_the_only_huge_pages, mount_kelpfs):
+    opened = corpus("filer_put")
+    mount = mount_kelpfs(opened.filer, opened.directory, options=[f"slab={SLAB_BYTES}", "huge_pages=off"])
+    for name, data in opened.files.items():
+        read_whole(mount.path / name, data)
+    assert "slab 8 MiB in pages of 2048 KiB" not in mount.log_text()
+    assert Counts([mount])["slab_page_bytes"] < 2 * MIB
+
+
+@pytest.mark.parametrize("use", ["auto", "off"])
+def test_serve_takes_reserved_huge_pages_only_where_it_may(cluster, reserved_are_the_only_huge_pages, work_dir, use):
+    serve = sidecar.Serve(work_dir, "--filer", cluster.filer, "--huge-pages", use, "--reads", "8")
+    try:
+        weed.wait_until(lambda: "serving on" in serve.log_text(), "what is in effect")
+        assert ("slab 8 MiB in pages of 2048 KiB" in serve.log_text()) == (use == "auto")
+    finally:
+        serve.end()
 
 
 @pytest.mark.parametrize("way", WAYS)
