@@ -142,12 +142,23 @@ static bool step_is_worth_it(const struct readahead_stream *s, uint64_t step)
 	return step >= min_u64(s->window / 4, 2 * MIB);
 }
 
+static uint64_t forward_target(const struct readahead_stream *s, const struct readahead_limits *lim)
+{
+	uint64_t end = s->high + s->window;
+
+	if (end >= lim->file_bytes)
+		return lim->file_bytes;
+	if (s->window >= 4 * READAHEAD_UNIT_BYTES)
+		return end / READAHEAD_UNIT_BYTES * READAHEAD_UNIT_BYTES;
+	return min_u64(align_up(end, lim->block_bytes), lim->file_bytes);
+}
+
 static void plan_forward(struct readahead_stream *s, const struct readahead_limits *lim,
 			 struct readahead_plan *p)
 {
 	s->ahead = max_u64(s->ahead, s->high);
 	grow(s, lim, s->high >= s->grow_at);
-	uint64_t target = min_u64(align_up(s->high + s->window, lim->block_bytes), lim->file_bytes);
+	uint64_t target = forward_target(s, lim);
 
 	if (target <= s->ahead ||
 	    (target < lim->file_bytes && !step_is_worth_it(s, target - s->ahead)))

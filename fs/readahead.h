@@ -16,6 +16,10 @@
 #define READAHEAD_HISTORY 8
 #define READAHEAD_FIRST_BYTES ((uint64_t)256 << 10) /* while only hoped to be sequential */
 #define READAHEAD_START_BYTES ((uint64_t)512 << 10) /* once it is */
+/* A long window ends at multiples of that, which is how long most writers make their chunks: whoever asks
+ * for a whole one gets it with the checksum that is stored, where a part has to be summed up, and the chunk
+ * to be checked, before it is served. */
+#define READAHEAD_UNIT_BYTES ((uint64_t)4 << 20)
 #define READAHEAD_TOLERANCE_BYTES ((uint64_t)4 << 20) /* farthest from the frontier */
 
 enum stream_kind {

@@ -10,7 +10,7 @@
 #include "fs/fill.h"
 
 /* One prefetch request to a server, but for chunks that are decoded. */
-#define PREFETCH_JOB_BYTES (2 * MIB)
+#define PREFETCH_JOB_BYTES READAHEAD_UNIT_BYTES
 /* A map that is finer than that within one window is read as it is asked for. */
 #define PREFETCH_EXTENTS_MAX 128
 /* Of the slab, for what all streams together have planned. */

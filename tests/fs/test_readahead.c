@@ -120,6 +120,23 @@ static void the_window_grows_no_faster_than_what_was_read(void **state)
 	}
 }
 
+static void a_long_window_is_planned_in_whole_units(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t at = 0;
+
+	for (; at < 64 * MIB; at += REQUEST)
+		note(f, at, REQUEST);
+	for (; at < 128 * MIB; at += REQUEST) {
+		const struct readahead_plan *p = note(f, at, REQUEST);
+
+		for (size_t i = 0; i < p->n_ranges; i++) {
+			assert_int_equal(p->ranges[i].offset % READAHEAD_UNIT_BYTES, 0);
+			assert_int_equal(p->ranges[i].len, READAHEAD_UNIT_BYTES);
+		}
+	}
+}
+
 static void plans_end_at_the_end_of_the_file(void **state)
 {
 	struct fixture *f = *state;
@@ -320,6 +337,7 @@ int main(void)
 		TEST(sequential_reads_are_planned_ahead_once_each),
 		TEST(sequential_reads_from_the_middle_are_recognised),
 		TEST(the_window_grows_no_faster_than_what_was_read),
+		TEST(a_long_window_is_planned_in_whole_units),
 		TEST(plans_end_at_the_end_of_the_file),
 		TEST(requests_that_overtake_each_other_are_still_sequential),
 		TEST(random_reads_plan_nothing),
