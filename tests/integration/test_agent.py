@@ -63,12 +63,13 @@ class Volumes:
 class Agent(weed.Process):
     _numbers = itertools.count()
 
-    def __init__(self, work_dir, *arguments, env=None, host=weed.HOST, port=None, listen_host=None, under=()):
+    def __init__(self, work_dir, *arguments, env=None, host=weed.HOST, port=None, listen_host=None, under=(),
+                 program=None):
         """listen_host: where it listens, if not just at the address where it is looked for. under: a program
-        that runs it, with its arguments."""
+        that runs it, with its arguments. program: that is run in its place."""
         self.host, self.port = host, port or weed.free_port()
         listen = f"{self.host if listen_host is None else listen_host}:{self.port}"
-        command = [*under, kelpd_binary(), "-f", "--listen", listen, *arguments]
+        command = [*under, program or kelpd_binary(), "-f", "--listen", listen, *arguments]
         super().__init__(f"kelpd{next(self._numbers)}", command, work_dir, dict(mounts.command_env(), **(env or {})))
         self.wait_ready()
 
