@@ -13,7 +13,7 @@ import wire
 from rdma import connect, queue_pairs, rdma
 from test_content import assert_same, ranges
 from test_content_settings import Counts
-from test_mount_agent import at_once, read_past_caches, reading_only, reads_by_source
+from test_mount_agent import at_once, listener, passed_on_late, read_past_caches, reading_only, reads_by_source
 
 MIB = 1 << 20
 
@@ -56,6 +56,17 @@ def test_what_is_spliced_is_what_was_pulled_over_rdma(corpus, cluster_agent, mou
     Counts([mount]).assert_splice(splice)
     sources = reads_by_source(mount)
     assert set(sources) == {"rdma"} and sources["rdma"][0] > 0
+
+
+def test_first_connection_over_rdma_is_waited_for_where_nothing_else_is_allowed(corpus, cluster_agent, mount_kelpfs):
+    """Where the agent is asked for its RDMA addresses, it takes 2 s until it answers."""
+    opened = corpus("filer_put")
+    with listener(passed_on_late(cluster_agent.port, delay_s=2)) as (port, taken):
+        mount = mount_kelpfs(opened.filer, opened.directory, options=rdma(port, "require"))
+        for name, data in opened.files.items():
+            assert_same((mount.path / name).read_bytes(), data, name)
+        assert taken
+        assert set(reads_by_source(mount)) == {"rdma"}
 
 
 @pytest.mark.parametrize("door", ["filer_put", "filer_compressed_text", "filer_encrypted", "many_chunks"])
