@@ -227,7 +227,7 @@ static const struct opt rows[] = {
 	{ "output", "FILE", 'o', OPT_STRING, AT(output), 0, 0, NULL,
 	  "write there instead", NULL, BIT(CTL_READ) },
 	{ "verbose", NULL, 'v', OPT_FLAG, AT(verbose), 0, 0, NULL,
-	  "say on standard error where the bytes came from", NULL, BIT(CTL_READ) },
+	  "say on standard error what agents answered, with the leases they gave, and where the bytes came from, their CRC32C and how long it took", NULL, BIT(CTL_READ) },
 	{ "sizes", "SIZE[,SIZE...]", 0, OPT_OTHER, 0, 0, 0, "4K,64K,1M",
 	  "bytes of one read", store_sizes, BIT(CTL_BENCH) },
 	{ "depths", "N[,N...]", 0, OPT_OTHER, 0, 0, 0, "1,16",

@@ -31,6 +31,14 @@ static int token_for_needle(void *arg, const struct fid *fid, struct deadline d,
 	return needle_http_token(r->cluster.needles, fid, d, buf, bytes);
 }
 
+static void tell_answer(void *arg, const struct wire_result *result)
+{
+	const struct ctl_reach *r = arg;
+
+	if (r->on_answer)
+		r->on_answer(r->on_answer_arg, result);
+}
+
 /* An agent tells over TCP where it takes RDMA connections. */
 static int open_clients(struct ctl_reach *r, bool alone)
 {
@@ -42,6 +50,8 @@ static int open_clients(struct ctl_reach *r, bool alone)
 		.map_arg = r,
 		.extent_token = token_for_needle,
 		.arg = r,
+		.on_answer = tell_answer,
+		.on_answer_arg = r,
 		.tokens = r->cluster.tokens,
 		.required = required,
 		.connections_max = o->connections,

@@ -11,6 +11,7 @@
 #include "fs/ctl_options.h"
 
 struct client;
+struct wire_result;
 
 /* A way to ask. */
 struct ctl_way {
@@ -27,6 +28,9 @@ struct ctl_reach {
 	unsigned via; /* of enum ctl_via */
 	struct client *rdma,
 		*tcp; /* NULL: agents are not asked like that; tcp also for rdma's sake */
+	/* Is told what agents answer, on the reader's thread; may be set once it is open. */
+	void (*on_answer)(void *arg, const struct wire_result *result);
+	void *on_answer_arg;
 	struct ctl_way ways[CTL_WAYS_MAX];
 	size_t n_ways;
 	/* Has every needle: what was given as --server, or stands for --agent alone. */

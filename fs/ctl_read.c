@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "cache/slab.h"
+#include "filer/base/crc32c.h"
 #include "filer/decode.h"
 #include "filer/http.h"
 #include "fs/ctl.h"
@@ -17,14 +18,18 @@
 #include "fs/memlock.h"
 #include "rdma/device.h"
 #include "rdma/verbs.h"
+#include "rdma/wire.h"
 
 /* For a whole needle, of which nobody knows yet how long it is: twice the largest chunk of a filer's default. */
 #define WHOLE_SLAB_BYTES (16 * MIB)
+#define NS_PER_MS 1e6
 #define GZIP_TRAILER_SIZE_BYTES 4
 
 struct job {
 	const struct ctl_options *options;
 	struct deadline deadline;
+	int64_t start_ns;
+	const char *place; /* that is being asked */
 	struct slab *slab;
 	/* All of it is this job's. */
 	uint8_t *slab_base;
@@ -184,6 +189,41 @@ static int attempt(struct job *j, const struct source *s, struct server *server)
 	return read_whole(j, s, server);
 }
 
+/* --- what is said of it --- */
+
+static double elapsed_ms(const struct job *j)
+{
+	return (double)(now_ns() - j->start_ns) / NS_PER_MS;
+}
+
+/* What an agent answered: for what it leases, all that a READ of it needs. */
+static void say_answer(void *arg, const struct wire_result *r)
+{
+	const struct job *j = arg;
+	char crc[64] = "none";
+
+	if (r->flags & (WIRE_RESULT_CRC_RANGE | WIRE_RESULT_CRC_WHOLE))
+		snprintf(crc, sizeof(crc), "0x%08" PRIx32 "%s", r->crc32c,
+			 r->flags & WIRE_RESULT_CRC_RANGE ? "" : " (of the whole needle)");
+	if (r->flags & WIRE_RESULT_LEASE)
+		fprintf(stderr,
+			"kelpctl: %s: lease 0x%" PRIx64 ", address 0x%" PRIx64 ", rkey 0x%" PRIx32
+			", length %" PRIu64 " of %" PRIu64 ", CRC32C %s, expires in %" PRIu32
+			" ms\n",
+			j->place, r->lease_id, r->remote_addr, r->rkey, r->length, r->needle_length,
+			crc, r->lease_ms);
+	else
+		fprintf(stderr,
+			"kelpctl: %s: no lease, length %" PRIu64 " of %" PRIu64 ", CRC32C %s\n",
+			j->place, r->length, r->needle_length, crc);
+}
+
+static void say_end(const struct job *j, const char *place)
+{
+	fprintf(stderr, "kelpctl: success: %zu bytes from %s, CRC32C 0x%08" PRIx32 ", %.3f ms\n",
+		j->len, place, crc32c(0, j->data, j->len), elapsed_ms(j));
+}
+
 /* --- every way in turn --- */
 
 static void add_reason(char *message, size_t bytes, const char *place, const char *reason)
@@ -197,13 +237,15 @@ static int try_at(struct ctl_reach *r, const struct ctl_way *way, struct server 
 		  struct job *j, char *message, size_t bytes)
 {
 	char place[CTL_PLACE_BYTES];
-	int err = attempt(j, &way->source, server);
 
 	ctl_place_name(r, way, server, place);
+	j->place = place;
+	int err = attempt(j, &way->source, server);
+	j->place = NULL;
 	if (err)
 		add_reason(message, bytes, place, ctl_read_error(way, err));
 	else if (j->options->verbose)
-		fprintf(stderr, "kelpctl: %zu bytes from %s\n", j->len, place);
+		say_end(j, place);
 	return err;
 }
 
@@ -263,9 +305,16 @@ static int read_and_write(struct job *j, struct ctl_reach *r, char *message, siz
 	fid_format(&j->options->fids[0], fid);
 	snprintf(message, bytes, "%s", "");
 	j->deadline = deadline_in_ms(j->options->timeout_ms);
+	j->start_ns = now_ns();
+	if (j->options->verbose) {
+		r->on_answer = say_answer;
+		r->on_answer_arg = j;
+	}
 	int err = try_all(r, j, message, bytes);
 	if (!err)
 		return write_out(j, message, bytes);
+	if (j->options->verbose)
+		fprintf(stderr, "kelpctl: failure: 0 bytes, %.3f ms\n", elapsed_ms(j));
 	CLEANUP_FREE char *reasons = strdup(message);
 
 	snprintf(message, bytes, "%s: %s", fid, reasons ? reasons : strerror(-err));

@@ -61,6 +61,9 @@ struct client_config {
 			    size_t buf_bytes);
 	void *arg; /* of extent_token */
 	struct token_source *tokens; /* borrowed; NULL: no keys */
+	/* As of a session (rdma/session.h). */
+	void (*on_answer)(void *arg, const struct wire_result *r);
+	void *on_answer_arg;
 	/* There is nobody else to ask: an agent that cannot be reached is a failure, not a source that
 	 * has nothing to say. */
 	bool required;

@@ -106,6 +106,8 @@ void client_pool_connect(struct client *c, const struct client_address *address,
 		.answer_ms = c->cfg.answer_ms,
 		.on_lost = client_keeper_note_lost,
 		.on_lost_arg = c,
+		.on_answer = c->cfg.on_answer,
+		.on_answer_arg = c->cfg.on_answer_arg,
 	};
 
 	ret->err = c->cfg.tokens ? token_for_agent(c->cfg.tokens, token) : 0;

@@ -212,6 +212,8 @@ int client_session_open(const struct client_session_config *cfg, struct deadline
 	s->answer_ms = cfg->answer_ms;
 	s->on_lost = cfg->on_lost;
 	s->on_lost_arg = cfg->on_lost_arg;
+	s->on_answer = cfg->on_answer;
+	s->on_answer_arg = cfg->on_answer_arg;
 	s->serial = 1;
 	int err = slots_init(s);
 	if (err)

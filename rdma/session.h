@@ -54,6 +54,10 @@ struct client_session_config {
 	 * until close() returns; must not call the session. NULL: nobody wants to know. */
 	void (*on_lost)(void *arg);
 	void *on_lost_arg;
+	/* What the agent answered, for each extent that it serves, before its data is taken: called on the
+	 * reader's thread. NULL: nobody wants to know. */
+	void (*on_answer)(void *arg, const struct wire_result *r);
+	void *on_answer_arg;
 };
 
 /* Connects and says hello, all by d. *ret_reply is what the agent answered, also when that is why it

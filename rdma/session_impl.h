@@ -66,6 +66,8 @@ struct client_session {
 	int64_t answer_ms; /* immutable */
 	void (*on_lost)(void *arg); /* immutable, as its argument */
 	void *on_lost_arg;
+	void (*on_answer)(void *arg, const struct wire_result *r); /* likewise */
+	void *on_answer_arg;
 	uint64_t staging_bytes_max; /* immutable: what the agent may lease at once */
 
 	pthread_mutex_t lock; /* protects all below but where it says else; innermost */

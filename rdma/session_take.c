@@ -261,6 +261,8 @@ int client_session_take(struct client_session *s, struct slot *slot, uint8_t *si
 			continue;
 		e->gzip = r->flags & WIRE_RESULT_GZIP;
 		e->needle_bytes = r->needle_length;
+		if (s->on_answer)
+			s->on_answer(s->on_answer_arg, r);
 		if (r->flags & WIRE_RESULT_LEASE) {
 			err = start_pull(s, slot, e, r);
 			continue;

@@ -386,7 +386,18 @@ def test_read_says_where_the_bytes_came_from(cluster, agent, needle):
     fid, data = needle
     result = kelpctl("read", fid, "-v", "--filer", cluster.filer, "--agent", address(agent))
     assert result.stdout == data
-    assert result.error == f"kelpctl: {len(data)} bytes from {address(agent)} (tcp)\n"
+    place, crc = f"{address(agent)} (tcp)", f"0x{ac.crc32c(data):08x}"
+    answer, end = result.error.splitlines()
+    assert answer.startswith(f"kelpctl: {place}: no lease, length {len(data)} of {len(data)}, CRC32C {crc}")
+    assert re.fullmatch(re.escape(f"kelpctl: success: {len(data)} bytes from {place}, CRC32C {crc}, ") + r"\d+\.\d{3} ms",
+                        end), end
+
+
+def test_read_says_how_it_failed(agent, needle):
+    fid = needle[0].split(",")[0] + ",ffffff12345678"
+    result = kelpctl("read", fid, "-v", "--agent", address(agent))
+    assert result.returncode == 1 and result.stdout == b""
+    assert re.fullmatch(r"kelpctl: failure: 0 bytes, \d+\.\d{3} ms", result.error.splitlines()[0])
 
 
 def test_read_falls_back_to_http_without_an_agent(cluster, needle, nothing):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pytest
 
@@ -57,11 +58,15 @@ def test_devices_lists_the_port_and_marks_its_gid():
     assert os.environ["KELP_VM_ADDR"] in output("devices").decode()
 
 
-def test_read_gives_a_whole_needle_and_says_that_it_came_over_rdma(cluster_agent, needle):
+def test_read_gives_a_whole_needle_and_says_how_it_was_leased(cluster_agent, needle):
     fid, data = needle
     result = kelpctl("read", fid, "-v", "--agent", address(cluster_agent), "--via", "rdma", timeout_s=LIMIT_S)
     assert result.stdout == data
-    assert result.error == f"kelpctl: {len(data)} bytes from {address(cluster_agent)} (rdma)\n"
+    place, crc = re.escape(f"{address(cluster_agent)} (rdma)"), f"0x{ac.crc32c(data):08x}"
+    lease, end = result.error.splitlines()
+    assert re.fullmatch(f"kelpctl: {place}: lease 0x[0-9a-f]+, address 0x[0-9a-f]+, rkey 0x[0-9a-f]+, length {len(data)} "
+                        rf"of {len(data)}, CRC32C {crc}( \(of the whole needle\))?, expires in [1-9]\d* ms", lease), lease
+    assert re.fullmatch(rf"kelpctl: success: {len(data)} bytes from {place}, CRC32C {crc}, \d+\.\d{{3}} ms", end), end
 
 
 @pytest.mark.parametrize("offset, size", [(0, 1), (1000, 4096), (100_000, 2 * MIB), (3 * MIB + 16, 1)])
