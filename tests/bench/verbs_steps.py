@@ -121,6 +121,7 @@ def main():
     parser.add_argument("--weed", default=".venv/bin/weed")
     parser.add_argument("--seconds", type=float, default=0.5, help="traced")
     parser.add_argument("--reads", type=int, default=1, help="to be shown event by event")
+    parser.add_argument("--slower", type=float, default=0, help="which: 0 is the fastest, 0.5 the median")
     options = parser.parse_args()
     if "KELP_VM_DEV" not in os.environ:
         sys.exit("needs the VM: scripts/vm -- tests/bench/verbs_steps.py")
@@ -148,7 +149,8 @@ def main():
         sys.exit("nothing was read")
     print(f"{len(reads)} reads, traced: least {took(reads[0]):.0f} us, median {took(reads[len(reads) // 2]):.0f} us")
     show_counts(reads)
-    for read in reads[: options.reads]:
+    first = int((len(reads) - 1) * options.slower)
+    for read in reads[first : first + options.reads]:
         show_read(read)
 
 
