@@ -76,11 +76,7 @@ class Agent(weed.Process):
     def wait_ready(self):
         def listens():
             assert self.running(), self.log_tail()
-            try:
-                socket.create_connection((self.host, self.port), 1).close()
-                return True
-            except OSError:
-                return False
+            return weed.listens(self.host, self.port)
 
         weed.wait_until(listens, "kelpd listens")
 

@@ -356,6 +356,7 @@ def test_stats_count_every_answer_and_every_byte(start, cluster, agent, needle, 
     serve.read(needle[0], "&size=10")
     serve.read("x")
     serve.request("HEAD", f"/read?file_id={needle[0]}")
+    weed.wait_until(lambda: serve.active() == 0, "all reads to be over")  # shortly after their last byte
     stats = serve.stats()
     assert stats["kelpctl_answers_total"] == {"200": 4, "400": 1}
     assert stats["kelpctl_answer_reads_total"] == {"rdma": 0, "tcp": 4, "http": 0}
@@ -697,7 +698,8 @@ def cannot_start(*arguments):
 
 def test_a_folder_that_is_not_private_is_refused(cluster, temp_dir, tmp_path, start):
     where = ("--filer", cluster.filer, "--listen", weed.free_port(), "--temp-dir")
-    temp_dir.mkdir(0o755)
+    temp_dir.mkdir()
+    temp_dir.chmod(0o755)
     assert "chmod 700" in cannot_start(*where, temp_dir)
     temp_dir.chmod(0o700)
     (tmp_path / "link").symlink_to(temp_dir)

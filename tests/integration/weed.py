@@ -5,6 +5,7 @@ one that started them, data lives under one work directory, and nothing listens 
 KELP_TEST_HOST says so.
 """
 
+import contextlib
 import ctypes
 import http.client
 import os
@@ -13,9 +14,11 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
+TCP_LISTEN = "0A"  # in /proc/net/tcp
 GRPC_OFFSET = 10000  # of a server's gRPC port from its HTTP port
 SLOW = 10 if "KELP_VM" in os.environ else 1  # in a VM all is emulated
 START_S = 60 * SLOW
@@ -34,8 +37,6 @@ def die_with_parent():
 
 def weed_binary():
     """The real server, from the virtual environment of scripts/setup."""
-    import sys
-
     for candidate in (os.environ.get("KELP_WEED"), Path(sys.prefix) / "bin" / "weed", shutil.which("weed")):
         if candidate and Path(candidate).exists():
             return str(candidate)
@@ -50,6 +51,18 @@ def _is_free(port):
         except OSError:
             return False
     return True
+
+
+def listens(host, port):
+    """Whether somebody takes connections there: seen without making one, which would be counted."""
+    local = f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}"
+    any_v4, any_v6 = "0" * 8, "0" * 32
+    wanted = {f"{address}:{port:04X}" for address in (local, any_v4, any_v6)}
+    for name in ("tcp", "tcp6"):
+        with contextlib.suppress(FileNotFoundError), open(f"/proc/net/{name}") as table:
+            if any(fields[1] in wanted and fields[3] == TCP_LISTEN for fields in map(str.split, table)):
+                return True
+    return False
 
 
 _given_out = set()
