@@ -3,7 +3,7 @@
  * itself, so it never waits for a busy queue. Those threads also run the prefetch jobs.
  *
  * No deadlock over blocks: a thread that was told to fill blocks fetches them before it waits for
- * anybody else's, and memory is never waited for.
+ * anybody else's, or for a bounce buffer.
  *
  * Locks: reader.lock guards the pools, read_file.lock the state of the readahead. Both are leaves. */
 #include "fs/reader.h"
@@ -26,8 +26,6 @@
 #define ZEROS_BYTES (64 * KIB)
 /* Contexts that are kept for reuse; more may be in use. */
 #define CONTEXTS_KEPT_MAX 256
-/* Bounce buffers set aside: that part of the slab, and no more than BOUNCE_MAX. */
-#define BOUNCE_SHARE 8
 /* A file of up to so many bytes, and blocks, is fetched whole. */
 #define SMALL_FILE_BYTES (1 * MIB)
 #define SMALL_FILE_BLOCKS 2
@@ -39,48 +37,6 @@ static_assert(UNITS_MAX + READ_BYTES_MAX / ZEROS_BYTES <= READ_SLICES_MAX,
 
 /* What holes are made of. */
 static uint8_t zeros[ZEROS_BYTES];
-
-/* ---- Bounce buffers: where bytes go that are not to stay in the cache. */
-
-static bool bounce_take_reserved(struct reader *r, struct bounce *ret)
-{
-	LOCK_SCOPE(&r->lock);
-	if (r->n_bounces == 0)
-		return false;
-	ret->mem = r->bounces[--r->n_bounces];
-	ret->ptr = ret->mem.ptr;
-	ret->reserved = true;
-	return true;
-}
-
-int reader_bounce_need(struct read_ctx *ctx)
-{
-	struct reader *r = ctx->reader;
-	struct bounce *b = &ctx->bounce;
-
-	if (b->ptr || bounce_take_reserved(r, b))
-		return 0;
-	/* In the place of blocks, if need be; but blocks may be smaller, and all be in use. */
-	if (slab_alloc(r->cfg.slab, ctx->bytes, &b->mem) == 0 ||
-	    blockcache_lend(r->cfg.cache, ctx->bytes, &b->mem) == 0)
-		b->ptr = b->mem.ptr;
-	else
-		b->ptr = malloc(ctx->bytes);
-	return b->ptr ? 0 : -ENOMEM;
-}
-
-static void bounce_release(struct reader *r, struct bounce *b)
-{
-	if (b->reserved) {
-		LOCK_SCOPE(&r->lock);
-		r->bounces[r->n_bounces++] = b->mem;
-	} else if (b->mem.ptr) {
-		slab_release(r->cfg.slab, b->mem);
-	} else {
-		free(b->ptr);
-	}
-	*b = (struct bounce){ 0 };
-}
 
 /* ---- Contexts. */
 
@@ -127,7 +83,7 @@ static void ctx_put(struct read_ctx *ctx)
 	struct reader *r = ctx->reader;
 
 	release_units(ctx);
-	bounce_release(r, &ctx->bounce);
+	bounce_give_back(r->bounces, &ctx->bounce);
 	{
 		LOCK_SCOPE(&r->lock);
 		if (r->n_free_ctxs < CONTEXTS_KEPT_MAX) {
@@ -291,23 +247,18 @@ static void free_pools(struct reader *r)
 		r->free_ctxs = ctx->next;
 		free(ctx);
 	}
-	while (r->n_bounces > 0)
-		slab_release(r->cfg.slab, r->bounces[--r->n_bounces]);
+	bounces_free(r->bounces);
 	reader_jobs_free(r);
 }
 
 static int make_pools(struct reader *r)
 {
-	size_t bounces = min_u64(r->slab_bytes / BOUNCE_SHARE / READ_BYTES_MAX, BOUNCE_MAX);
 
 	int err = reader_jobs_new(r);
 
 	if (err)
 		return err;
-	while (r->n_bounces < bounces &&
-	       slab_alloc(r->cfg.slab, READ_BYTES_MAX, &r->bounces[r->n_bounces]) == 0)
-		r->n_bounces++;
-	return 0;
+	return bounces_new(r->cfg.slab, r->cfg.cache, READ_BYTES_MAX, &r->bounces);
 }
 
 int reader_new(const struct reader_config *cfg, struct reader **ret)

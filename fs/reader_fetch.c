@@ -53,6 +53,12 @@ static uint64_t fetch_end(const struct unit *u)
 	return u->state == UNIT_FILL ? u->place.start + u->place.bytes : u->offset + u->len;
 }
 
+/* What goes around the cache has to wait until there is a place for it. */
+static bool can_fetch(const struct read_ctx *ctx, const struct unit *u)
+{
+	return u->state == UNIT_FILL || (u->state == UNIT_DIRECT && ctx->bounce.ptr);
+}
+
 static void make_groups(struct read_ctx *ctx)
 {
 	const struct unit *last = NULL;
@@ -61,7 +67,7 @@ static void make_groups(struct read_ctx *ctx)
 	for (uint32_t i = 0; i < ctx->n_units; i++) {
 		const struct unit *u = &ctx->units[i];
 
-		if (!must_fetch(u)) {
+		if (!can_fetch(ctx, u)) {
 			last = NULL;
 			continue;
 		}
@@ -159,11 +165,18 @@ static int fetch_missing(struct read_ctx *ctx)
 	return atomic_load(&ctx->err);
 }
 
+static int wait_for_bounce(struct read_ctx *ctx)
+{
+	return ctx->bounce.ptr ? 0
+			       : bounce_take_in_turn(ctx->reader->bounces, ctx->bytes,
+						     ctx->deadline, &ctx->bounce);
+}
+
 /* Another thread was to fill the block and did not, or not far enough: fetches just the bytes that
  * are wanted here. */
 static int fetch_instead(struct read_ctx *ctx, struct unit *u)
 {
-	int err = reader_bounce_need(ctx);
+	int err = wait_for_bounce(ctx);
 
 	if (err)
 		return err;
@@ -206,10 +219,17 @@ int reader_bring_units(struct read_ctx *ctx)
 		direct |= ctx->units[i].state == UNIT_DIRECT;
 		ctx->missed |= must_fetch(&ctx->units[i]) || ctx->units[i].state == UNIT_WAIT;
 	}
-	if (direct)
-		err = reader_bounce_need(ctx);
-	/* on failure too: the blocks that were promised must be ended */
-	atomic_store(&ctx->err, err);
+	if (direct && !ctx->bounce.ptr)
+		err = bounce_take(ctx->reader->bounces, ctx->bytes, &ctx->bounce);
+	bool in_turn = err == -EAGAIN;
+	/* on failure too: the blocks that were promised must be ended; and before anything is waited for,
+	 * lest who is waited for waits for them */
+	atomic_store(&ctx->err, in_turn ? 0 : err);
 	err = fetch_missing(ctx);
+	if (!err && in_turn) {
+		err = wait_for_bounce(ctx);
+		if (!err)
+			err = fetch_missing(ctx);
+	}
 	return err ? err : wait_for_others(ctx);
 }

@@ -9,6 +9,7 @@
 
 #include "cache/slab.h"
 #include "filer/base/base.h"
+#include "fs/bounce.h"
 #include "fs/fill.h"
 #include "fs/readahead.h"
 #include "fs/reader.h"
@@ -18,8 +19,6 @@
 #define UNITS_MAX 256
 /* Threads that may help one read. */
 #define HELPERS_MAX 3
-/* Bounce buffers that are set aside, at most. */
-#define BOUNCE_MAX 32
 /* Prefetch requests that wait or are under way. */
 #define PREFETCH_JOBS_MAX 256
 /* A chunk that is decoded is fetched whole, up to that part of the slab. */
@@ -49,12 +48,6 @@ struct unit {
 /* Units that are one fetch. */
 struct group {
 	uint32_t first, n;
-};
-
-struct bounce {
-	uint8_t *ptr; /* NULL: none yet */
-	struct slab_buf mem; /* ptr NULL: of the heap */
-	bool reserved;
 };
 
 struct helper {
@@ -96,10 +89,11 @@ struct read_file {
 };
 
 struct reader {
-	struct reader_config cfg; /* fixed, as are the next four */
+	struct reader_config cfg; /* fixed, as are the next five */
 	size_t slab_bytes;
 	size_t block_bytes;
 	struct workers *workers;
+	struct bounces *bounces;
 	struct prefetch_job *jobs;
 
 	atomic_uint active_streams;
@@ -114,8 +108,6 @@ struct reader {
 	struct read_ctx *free_ctxs;
 	size_t n_free_ctxs;
 	struct prefetch_job *free_jobs;
-	size_t n_bounces;
-	struct slab_buf bounces[BOUNCE_MAX];
 };
 
 static inline void count(atomic_uint_fast64_t *counter, uint64_t n)
@@ -133,8 +125,6 @@ static inline uint64_t reader_decode_bytes_max(const struct reader *r)
 /* Is enough of the block to be seen through this extent? Encoded chunks are read whole anyway. */
 bool reader_block_is_worth_it(const struct extent *e, const struct chunk *c,
 			      const struct block_place *p);
-/* Sees to it that the context has a bounce buffer for the whole read. Returns 0 or -ENOMEM. */
-int reader_bounce_need(struct read_ctx *ctx);
 /* Drops one of refs; the last one frees the file. Any thread; not with reader.lock. */
 void read_file_unref(struct read_file *f);
 

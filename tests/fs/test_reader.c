@@ -16,11 +16,16 @@
 #include "filer/chunkmap.h"
 #include "filer/entry.h"
 #include "filer/source.h"
+#include "fs/bounce.h"
 #include "fs/fetch.h"
 #include "fs/reader.h"
 
 #define BLOCK (128 * KIB) /* of the smallest slab */
 #define TIMEOUT_MS 5000
+#define PATIENCE_MS 60000
+#define SLAB_BLOCKS (SLAB_BYTES_MIN / BLOCK)
+/* Reads of 1 MiB around the cache while all of the smallest slab is in use: one has a buffer set aside. */
+#define BOUNCES (1 + BOUNCE_HEAP_BYTES_MAX / MIB)
 #define NEEDLE_BYTES_MAX (64 * MIB)
 #define KEYS 16 /* whose highest byte is kept */
 
@@ -138,7 +143,7 @@ struct fixture {
 	struct reader *reader;
 };
 
-static int setup_threads(void **state, unsigned threads)
+static int setup_with(void **state, unsigned threads, unsigned timeout_ms)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
 	struct source source = { .ops = &store_ops, .self = &f->store };
@@ -152,7 +157,7 @@ static int setup_threads(void **state, unsigned threads)
 				     .fetcher = f->fetcher,
 				     .prefetch_threads = threads,
 				     .readahead_max_bytes = 2 * MIB,
-				     .timeout_ms = TIMEOUT_MS };
+				     .timeout_ms = timeout_ms };
 	assert_int_equal(reader_new(&cfg, &f->reader), 0);
 	*state = f;
 	return 0;
@@ -160,12 +165,18 @@ static int setup_threads(void **state, unsigned threads)
 
 static int setup(void **state)
 {
-	return setup_threads(state, 3);
+	return setup_with(state, 3, TIMEOUT_MS);
 }
 
 static int setup_alone(void **state)
 {
-	return setup_threads(state, 0);
+	return setup_with(state, 0, TIMEOUT_MS);
+}
+
+/* For those who are to wait, and not in vain. */
+static int setup_patient(void **state)
+{
+	return setup_with(state, 0, PATIENCE_MS);
 }
 
 static int teardown(void **state)
@@ -662,6 +673,80 @@ static void without_any_slab_memory_reads_still_work(void **state)
 		slab_release(f->slab, held[--n]);
 }
 
+/* Takes all of it, as if reads under way had it. Returns how many pieces that are. */
+static size_t hold_slab(struct fixture *f, struct slab_buf held[SLAB_BLOCKS])
+{
+	size_t n = 0;
+
+	while (slab_alloc(f->slab, BLOCK, &held[n]) == 0)
+		n++;
+	return n;
+}
+
+/* Of reads under way that have all the memory that there is for what goes around the cache. */
+static void hold_bounces(struct read_file *file, struct read_result held[BOUNCES])
+{
+	for (size_t i = 0; i < BOUNCES; i++)
+		assert_int_equal(read_file_at(file, (2 * (BOUNCES - i)) * MIB + 5, MIB, &held[i]),
+				 0);
+}
+
+static void reads_that_find_no_memory_wait_for_that_of_others(void **state)
+{
+	struct fixture *f = *state;
+	struct read_file *file = open_one(f, 1, NEEDLE_BYTES_MAX);
+	struct slab_buf held[SLAB_BLOCKS];
+	struct read_result under_way[BOUNCES];
+	struct one_read r = { .file = file, .offset = 5 * MIB, .len = MIB };
+	pthread_t t;
+
+	size_t n = hold_slab(f, held);
+	hold_bounces(file, under_way);
+	uint64_t ranges = atomic_load(&f->store.ranges);
+	assert_int_equal(pthread_create(&t, NULL, one_read_run, &r), 0);
+	sleep_ms(50, deadline_in_ms(PATIENCE_MS));
+	assert_int_equal(atomic_load(&f->store.ranges), ranges);
+	for (size_t i = 0; i < BOUNCES; i++)
+		read_done(file, &under_way[i]);
+	pthread_join(t, NULL);
+	assert_int_equal(r.err, 0);
+	assert_false(r.wrong);
+	read_file_close(file);
+	while (n > 0)
+		slab_release(f->slab, held[--n]);
+}
+
+static void who_waits_for_memory_has_filled_the_blocks_that_others_wait_for(void **state)
+{
+	struct fixture *f = *state;
+	struct read_file *file = open_one(f, 1, NEEDLE_BYTES_MAX),
+			 *small = open_one(f, 2, 2 * BLOCK);
+	struct slab_buf held[SLAB_BLOCKS];
+	struct read_result under_way[BOUNCES];
+	struct one_read r = { .file = small, .offset = 0, .len = 2 * BLOCK };
+	struct deadline d = deadline_in_ms(PATIENCE_MS);
+	pthread_t t;
+
+	size_t n = hold_slab(f, held);
+	hold_bounces(file, under_way);
+	slab_release(f->slab, held[--n]); /* for one of its blocks */
+	uint64_t ranges = atomic_load(&f->store.ranges);
+	assert_int_equal(pthread_create(&t, NULL, one_read_run, &r), 0);
+	while (atomic_load(&f->store.ranges) == ranges && !deadline_passed(d))
+		sleep_ms(1, d);
+	assert_reads(small, 1000, BLOCK - 1000);
+	assert_int_equal(atomic_load(&f->store.ranges), ranges + 1);
+	for (size_t i = 0; i < BOUNCES; i++)
+		read_done(file, &under_way[i]);
+	pthread_join(t, NULL);
+	assert_int_equal(r.err, 0);
+	assert_false(r.wrong);
+	read_file_close(small);
+	read_file_close(file);
+	while (n > 0)
+		slab_release(f->slab, held[--n]);
+}
+
 static void reads_around_a_full_cache_go_into_the_slab(void **state)
 {
 	struct fixture *f = *state;
@@ -790,6 +875,7 @@ static void a_crowd_reads_only_right_bytes_from_a_failing_source(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 #define TEST_ALONE(name) cmocka_unit_test_setup_teardown(name, setup_alone, teardown)
+#define TEST_PATIENT(name) cmocka_unit_test_setup_teardown(name, setup_patient, teardown)
 
 int main(void)
 {
@@ -816,6 +902,8 @@ int main(void)
 		TEST(readers_of_one_block_share_one_fetch),
 		TEST_ALONE(who_waited_for_a_failed_fetch_fetches_anew),
 		TEST(without_any_slab_memory_reads_still_work),
+		TEST_PATIENT(reads_that_find_no_memory_wait_for_that_of_others),
+		TEST_PATIENT(who_waits_for_memory_has_filled_the_blocks_that_others_wait_for),
 		TEST_ALONE(reads_around_a_full_cache_go_into_the_slab),
 		TEST(a_file_may_be_closed_with_prefetches_under_way),
 		TEST(a_crowd_reads_only_right_bytes_from_a_failing_source),
