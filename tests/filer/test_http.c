@@ -310,32 +310,41 @@ static void keeps_a_connection_per_server_up_to_the_limit(void **state)
 #define THREADS 8
 #define REQUESTS_PER_THREAD 100
 
+/* NULL, if all went well: only the main thread can fail a test. */
 static void *get_many(void *arg)
 {
 	struct fixture *shared = arg;
 	struct fixture *f = calloc(1, sizeof(*f));
+	bool good = true;
 
 	f->pool = shared->pool;
 	f->server = shared->server;
-	for (int i = 0; i < REQUESTS_PER_THREAD; i++)
-		assert_hello(f);
+	for (int i = 0; i < REQUESTS_PER_THREAD && good; i++)
+		good = get(f) == 0 && f->head.status == 200 && strcmp(f->body, "hello") == 0;
 	free(f);
-	return NULL;
+	return good ? NULL : arg;
 }
 
 static void serves_many_threads_over_a_connection_each(void **state)
 {
+	/* however long the other threads keep one, or the server, from running */
+	const struct http_config cfg = { .connect_timeout_ms = DEADLINE_MS,
+					 .stall_timeout_ms = DEADLINE_MS };
 	const struct script_step *scripts[] = { hello };
 	pthread_t threads[THREADS];
 	struct http_stats stats;
 	struct fixture f;
+	void *bad;
 
 	(void)state;
-	start(&f, scripts, 1);
+	start_pool(&f, &cfg);
+	f.server = scripted_server_start(scripts, 1);
 	for (int i = 0; i < THREADS; i++)
 		assert_int_equal(pthread_create(&threads[i], NULL, get_many, &f), 0);
-	for (int i = 0; i < THREADS; i++)
-		pthread_join(threads[i], NULL);
+	for (int i = 0; i < THREADS; i++) {
+		pthread_join(threads[i], &bad);
+		assert_null(bad);
+	}
 	http_pool_stats(f.pool, &stats);
 	assert_int_equal(stats.requests, THREADS * REQUESTS_PER_THREAD);
 	assert_int_equal(stats.body_bytes, 5 * THREADS * REQUESTS_PER_THREAD);

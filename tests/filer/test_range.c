@@ -132,12 +132,17 @@ static int get(struct world *w)
 	return err;
 }
 
-static void assert_good(struct world *w)
+static void assert_got(const struct world *w)
 {
-	assert_int_equal(get(w), 0);
 	assert_int_equal(w->heads, 1);
 	assert_int_equal(w->got, 5);
 	assert_memory_equal(w->memory, "56789", 5);
+}
+
+static void assert_good(struct world *w)
+{
+	assert_int_equal(get(w), 0);
+	assert_got(w);
 }
 
 static struct range_stats stats(struct world *w)
@@ -195,7 +200,10 @@ static void test_answer_may_come_byte_by_byte(void **state)
 	SERVE(w, { RECEIVE(),
 		   TRICKLE("HTTP/1.1 206 X\r\nContent-Length: 5\r\n" RANGE_5_9 "\r\n56789", 2),
 		   AGAIN() });
-	assert_good(w);
+	/* a busy machine may keep the server from sending for as long as is taken for a stall, but not each time */
+	for (int tries = 0; get(w) != 0; tries++)
+		assert_true(tries < 5);
+	assert_got(w);
 }
 
 /* More buffers than one receive takes, some of them empty, a few bytes of them with the header. */

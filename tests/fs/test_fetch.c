@@ -1078,7 +1078,8 @@ static void test_needle_that_fails_is_not_said_to_end(void **state)
 	add_bad_replica(w, 416);
 	open_all(w, NULL);
 	n.fid = w->chunk.fid;
-	assert_int_equal(fetch_needle_range(w->fetcher, &n, 0, &buf, 1, deadline_in_ms(300)), -EIO);
+	assert_int_equal(fetch_needle_range(w->fetcher, &n, 0, &buf, 1, deadline_in_ms(STALL_MS)),
+			 -EIO);
 	assert_false(n.ended);
 }
 

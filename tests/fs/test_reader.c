@@ -35,7 +35,7 @@ struct store {
 	atomic_uint_fast64_t ranges, wholes, bytes;
 	atomic_uint_fast64_t outside; /* buffers that were not in the slab */
 	atomic_uint_fast64_t high[KEYS]; /* of each key: where the farthest range ended */
-	atomic_int under_way;
+	atomic_int under_way, most_under_way;
 	atomic_int delay_ms; /* of each request */
 	atomic_int fail_next; /* so many requests get fail_err */
 	atomic_int fail_err;
@@ -85,7 +85,9 @@ static int store_read_range(void *self, struct server *server, struct needle_ran
 	uint64_t at = r->offset;
 
 	(void)server;
-	atomic_fetch_add(&st->under_way, 1);
+	int others = atomic_fetch_add(&st->under_way, 1);
+	if (others + 1 > atomic_load(&st->most_under_way))
+		atomic_store(&st->most_under_way, others + 1);
 	atomic_fetch_add(&st->ranges, 1);
 	int err = store_fault(st, d);
 	for (size_t i = 0; i < r->n_bufs; i++) {
@@ -548,15 +550,17 @@ static void thousands_of_tiny_extents_in_one_read_are_right(void **state)
 static void chunks_of_one_read_are_fetched_side_by_side(void **state)
 {
 	struct fixture *f = *state;
+	const int order[] = { 2, 1, 3 }; /* as nobody reads on */
 	struct chunk chunks[16];
 
 	for (uint32_t i = 0; i < ARRAY_LEN(chunks); i++)
 		chunks[i] = chunk(i + 1, (uint64_t)i * MIB / 4, MIB / 4, 1);
 	struct read_file *file = open_chunks(f, chunks, ARRAY_LEN(chunks), 4 * MIB);
 	atomic_store(&f->store.delay_ms, 1000);
-	int64_t start = now_ms();
-	assert_reads(file, 2 * MIB, MIB);
-	assert_in_range(now_ms() - start, 1000, 3500); /* one after the other: 4000 */
+	/* a busy machine may start a thread late, but not each time */
+	for (int i = 0; i < 3 && atomic_load(&f->store.most_under_way) < 2; i++)
+		assert_reads(file, (uint64_t)order[i] * MIB, MIB);
+	assert_true(atomic_load(&f->store.most_under_way) >= 2);
 	read_file_close(file);
 }
 

@@ -622,9 +622,13 @@ static void pings_notice_that_an_idle_connection_is_dead(void **state)
 
 	w->cfg.reap_ms = 20;
 	start(w, &good);
-	assert_int_equal(read_range(w, 0, 10), 0);
-	sleep_ms(100, deadline_in_ms(BUDGET_MS));
-	assert_int_equal(stats_of(w).connections, 1);
+	/* on a busy machine an answer may come too late once, but not each time */
+	int tries = 20;
+	do {
+		assert_true(tries-- > 0);
+		assert_int_equal(read_range(w, 0, 10), 0);
+		sleep_ms(100, deadline_in_ms(BUDGET_MS));
+	} while (stats_of(w).connections != 1);
 	stop_agent(w);
 	await_connections(w, 0);
 }
