@@ -171,13 +171,18 @@ def test_inlined_content_needs_no_agent(corpus, mount_kelpfs):
 
 
 def test_agent_is_preferred_where_there_is_one(corpus, corpus_agent, mount_kelpfs):
+    """A read waits for the first connection, but not for ever: a busy machine may be too slow for it once."""
     opened = corpus("s3_multipart")
-    mount = mount_kelpfs(opened.filer, opened.directory, options=auto(corpus_agent))
-    for name, data in opened.files.items():
-        assert_same((mount.path / name).read_bytes(), data, name)
-    sources = reads_by_source(mount)
-    # Before the first connection is there, a read may not have waited for it.
-    assert sources["tcp"][1] > sources["http"][1] and sources["filer"] == (0, 0)
+
+    def is_preferred():
+        mount = mount_kelpfs(opened.filer, opened.directory, options=auto(corpus_agent))
+        for name, data in opened.files.items():
+            assert_same((mount.path / name).read_bytes(), data, name)
+        sources = reads_by_source(mount)
+        assert sources["filer"] == (0, 0)
+        return sources["tcp"][1] > sources["http"][1]
+
+    assert any(is_preferred() for _ in range(3))
 
 
 @pytest.mark.parametrize("option", ["require", "auto"])

@@ -106,9 +106,11 @@ def test_reader_sees_the_mount_of_another_container(compose, mount_dir):
 
 
 def test_services_with_a_health_check_are_healthy(compose):
+    def is_healthy(service):
+        return compose.podman.try_run("healthcheck", "run", compose.container(service)).returncode == 0
+
     for service in ("kelpd", "mount", "sidecar"):
-        done = compose.podman.try_run("healthcheck", "run", compose.container(service))
-        assert done.returncode == 0, done.stdout + done.stderr
+        weed.wait_until(lambda: is_healthy(service), f"the health of {service}", every_s=1)
 
 
 def test_agent_serves_what_is_read(compose, mount_dir):

@@ -80,7 +80,9 @@ def test_exit_status_and_both_streams_come_through(run):
     result = run("bash", "-c", "echo out; echo err >&2; exit 42")
     check(result, 42)
     assert result.stdout == "out\n"
-    assert result.stderr == "err\n"
+    # The kernel may complain of a machine that keeps it waiting.
+    said = [line for line in result.stderr.splitlines() if not line.startswith("vm: the kernel of ")]
+    assert said == ["err"]
 
 
 def test_long_output_comes_through_whole(run):
@@ -128,7 +130,7 @@ def test_rxe_device_is_there(run):
 READ_BW = """
 options="-d $KELP_VM_DEV -x 1 -s 65536 -n 1000"
 ib_read_bw $options >/dev/null &
-for i in $(seq 100); do ss -Htln 'sport = 18515' | grep -q . && break; sleep 0.1; done
+for i in $(seq 600); do ss -Htln 'sport = 18515' | grep -q . && break; sleep 0.1; done
 ib_read_bw $options $1
 """
 
@@ -170,7 +172,7 @@ ip link set rdma0 down
 if ping -c 1 -W 1 $KELP_VM_PEER; then exit 9; fi
 ip link set rdma0 up
 sleep 1
-ping -c 1 -W 5 $KELP_VM_PEER
+ping -c 3 -W 5 $KELP_VM_PEER
 """)
     check(result)
 
