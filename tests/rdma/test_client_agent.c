@@ -412,13 +412,22 @@ static void assert_all_read(struct world *w)
 		assert_int_equal(readers[i].err, 0);
 }
 
+/* Those that it has now. A busy machine may have taken some for dead and made others before. */
+static size_t connections_kept(struct world *w)
+{
+	struct client_stats st;
+
+	client_stats(w->client, &st);
+	return st.connections;
+}
+
 static void many_threads_read_at_random(void **state)
 {
 	struct world *w = *state;
 
 	start(w);
 	assert_all_read(w);
-	assert_in_range(atomic_load(&w->agent.counters.connections), 1, CLIENT_STREAMS_MAX);
+	assert_in_range(connections_kept(w), 1, CLIENT_STREAMS_MAX);
 }
 
 static void many_threads_share_one_connection(void **state)
@@ -428,7 +437,7 @@ static void many_threads_share_one_connection(void **state)
 	w->cfg.connections_max = 1;
 	start(w);
 	assert_all_read(w);
-	assert_int_equal(atomic_load(&w->agent.counters.connections), 1);
+	assert_int_equal(connections_kept(w), 1);
 }
 
 /* --- limits and ends --- */
