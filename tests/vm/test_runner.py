@@ -201,6 +201,13 @@ def test_hung_command_is_ended_by_the_timeout(run):
     assert "ran past 15 s" in result.stderr
 
 
+def test_vm_that_ends_while_it_boots_is_started_again(run):
+    result = run("--mem", "40", "true")  # too little for the kernel to come up
+    check(result, 125)
+    assert result.stderr.count("ended while it booted, starting it again") == 2
+    assert result.stderr.count("ended without a word of the command") == 1
+
+
 def test_panic_of_the_kernel_is_told(run):
     result = run("bash", "-c", "echo c >/proc/sysrq-trigger")
     check(result, 125)
