@@ -314,6 +314,8 @@ static struct inode *find(struct inode_table *t, struct inode *parent, const cha
 	size_t name_bytes = strlen(name) + 1;
 	struct inode *i;
 
+	if (name_bytes > NAME_MAX_BYTES + 1) /* a listing may have such names; no inode has */
+		return NULL;
 	memcpy(key, &(uintptr_t){ (uintptr_t)parent }, PARENT_BYTES);
 	memcpy(key + PARENT_BYTES, name, name_bytes);
 	HASH_FIND(hh, t->by_name, key, PARENT_BYTES + name_bytes, i);

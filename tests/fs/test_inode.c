@@ -352,6 +352,22 @@ static void what_is_no_file_is_passed_on_a_walk(void **state)
 	inode_table_free(t);
 }
 
+static void a_neighbour_with_an_endless_name_is_nobody(void **state)
+{
+	struct inode_table *t = new_table("/");
+	static char endless[100000];
+	struct inode *file;
+	unsigned first;
+
+	(void)state;
+	memset(endless, 'x', sizeof(endless) - 1);
+	assert_int_equal(inode_bind(t, inode_root(t), "a", entry("file", 100),
+				    (struct asked){ .after = endless }, &file),
+			 0);
+	assert_int_equal(step(t, file, &first), 0);
+	inode_table_free(t);
+}
+
 static void a_forgotten_neighbour_is_not_fetched_ahead(void **state)
 {
 	struct inode_table *t = new_table("/");
@@ -470,6 +486,7 @@ int main(void)
 		cmocka_unit_test(files_opened_in_another_order_are_no_walk),
 		cmocka_unit_test(a_walk_ends_where_another_one_goes),
 		cmocka_unit_test(what_is_no_file_is_passed_on_a_walk),
+		cmocka_unit_test(a_neighbour_with_an_endless_name_is_nobody),
 		cmocka_unit_test(a_forgotten_neighbour_is_not_fetched_ahead),
 		cmocka_unit_test(a_name_that_was_replaced_is_not_fetched_ahead_in_its_old_version),
 		cmocka_unit_test(opening_a_version_that_is_no_longer_there_is_stale),
