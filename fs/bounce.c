@@ -3,18 +3,26 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/queue.h>
 
 /* Buffers set aside: that part of the slab, and no more than so many. */
 #define RESERVED_SHARE 8
 #define RESERVED_MAX 32
+
+/* One who waits for a buffer, on his stack. */
+struct waiter {
+	TAILQ_ENTRY(waiter) link;
+};
 
 struct bounces {
 	struct slab *slab; /* immutable, as the next */
 	struct blockcache *cache;
 
 	pthread_mutex_t lock; /* protects all below; innermost */
-	pthread_cond_t given_back;
+	pthread_cond_t changed; /* a buffer was given back, or the waiters are others */
 	uint64_t n_given_back;
+	TAILQ_HEAD(, waiter)
+	waiters; /* the first is next; who comes new gets nothing of the heap before them */
 	size_t heap_bytes; /* in use */
 	size_t n_reserved; /* not in use */
 	struct slab_buf reserved[RESERVED_MAX];
@@ -35,9 +43,10 @@ int bounces_new(struct slab *slab, struct blockcache *cache, size_t read_bytes_m
 	err = -pthread_mutex_init(&b->lock, NULL);
 	if (err)
 		goto free_bounces;
-	err = cond_init_monotonic(&b->given_back);
+	err = cond_init_monotonic(&b->changed);
 	if (err)
 		goto destroy_lock;
+	TAILQ_INIT(&b->waiters);
 	slab_region(slab, &base, &slab_bytes);
 	size_t wanted = min_u64(slab_bytes / RESERVED_SHARE / read_bytes_max, RESERVED_MAX);
 	while (b->n_reserved < wanted &&
@@ -59,7 +68,7 @@ void bounces_free(struct bounces *b)
 		return;
 	while (b->n_reserved > 0)
 		slab_release(b->slab, b->reserved[--b->n_reserved]);
-	pthread_cond_destroy(&b->given_back);
+	pthread_cond_destroy(&b->changed);
 	pthread_mutex_destroy(&b->lock);
 	free(b);
 }
@@ -75,55 +84,75 @@ static bool take_reserved(struct bounces *b, struct bounce *ret)
 	return true;
 }
 
-static bool may_use_heap(struct bounces *b, size_t bytes)
+/* me: NULL for one who does not wait. */
+static bool may_use_heap(struct bounces *b, size_t bytes, const struct waiter *me)
 {
 	LOCK_SCOPE(&b->lock);
-	if (b->heap_bytes + bytes > BOUNCE_HEAP_BYTES_MAX)
+	if (TAILQ_FIRST(&b->waiters) != me || b->heap_bytes + bytes > BOUNCE_HEAP_BYTES_MAX)
 		return false;
 	b->heap_bytes += bytes;
 	return true;
 }
 
-int bounce_take(struct bounces *b, size_t bytes, struct bounce *ret)
+static int take(struct bounces *b, size_t bytes, const struct waiter *me, struct bounce *ret)
 {
-	*ret = (struct bounce){ 0 };
+	struct bounce got = { 0 };
+
 	if (take_reserved(b, ret))
 		return 0;
 	/* In the place of blocks, if need be; but blocks may be smaller, and all be in use. */
-	if (slab_alloc(b->slab, bytes, &ret->mem) == 0 ||
-	    blockcache_lend(b->cache, bytes, &ret->mem) == 0) {
-		ret->ptr = ret->mem.ptr;
+	if (slab_alloc(b->slab, bytes, &got.mem) == 0 ||
+	    blockcache_lend(b->cache, bytes, &got.mem) == 0) {
+		got.ptr = got.mem.ptr;
+		*ret = got;
 		return 0;
 	}
-	if (!may_use_heap(b, bytes))
+	if (!may_use_heap(b, bytes, me))
 		return -EAGAIN;
-	ret->heap_bytes = bytes;
-	ret->ptr = malloc(bytes);
-	if (ret->ptr)
-		return 0;
-	bounce_give_back(b, ret);
-	return -ENOMEM;
+	got.heap_bytes = bytes;
+	got.ptr = malloc(bytes);
+	if (!got.ptr) {
+		bounce_give_back(b, &got);
+		return -ENOMEM;
+	}
+	*ret = got;
+	return 0;
 }
 
-static uint64_t given_back_so_far(struct bounces *b)
+int bounce_take(struct bounces *b, size_t bytes, struct bounce *ret)
 {
-	LOCK_SCOPE(&b->lock);
-	return b->n_given_back;
+	return take(b, bytes, NULL, ret);
+}
+
+/* With the lock, which it lets go of while it tries. -EAGAIN: something may have changed, or d is over. */
+static int try_in_turn(struct bounces *b, size_t bytes, const struct waiter *me, struct deadline d,
+		       struct bounce *ret)
+{
+	uint64_t seen = b->n_given_back;
+
+	if (TAILQ_FIRST(&b->waiters) == me) {
+		pthread_mutex_unlock(&b->lock);
+		int err = take(b, bytes, me, ret);
+		pthread_mutex_lock(&b->lock);
+		if (err != -EAGAIN || b->n_given_back != seen)
+			return err;
+	}
+	cond_wait_until(&b->changed, &b->lock, d);
+	return -EAGAIN;
 }
 
 int bounce_take_in_turn(struct bounces *b, size_t bytes, struct deadline d, struct bounce *ret)
 {
-	for (;;) {
-		uint64_t seen = given_back_so_far(b);
-		int err = bounce_take(b, bytes, ret);
+	struct waiter me;
+	int err = -EAGAIN;
 
-		if (err != -EAGAIN)
-			return err;
-		LOCK_SCOPE(&b->lock);
-		while (b->n_given_back == seen)
-			if (cond_wait_until(&b->given_back, &b->lock, d) == -ETIMEDOUT)
-				return -ETIMEDOUT;
-	}
+	LOCK_SCOPE(&b->lock);
+	TAILQ_INSERT_TAIL(&b->waiters, &me, link);
+	while (err == -EAGAIN && !deadline_passed(d))
+		err = try_in_turn(b, bytes, &me, d, ret);
+	TAILQ_REMOVE(&b->waiters, &me, link);
+	pthread_cond_broadcast(&b->changed);
+	return err == -EAGAIN ? -ETIMEDOUT : err;
 }
 
 void bounce_give_back(struct bounces *b, struct bounce *bounce)
@@ -140,7 +169,7 @@ void bounce_give_back(struct bounces *b, struct bounce *bounce)
 			b->reserved[b->n_reserved++] = bounce->mem;
 		b->heap_bytes -= bounce->heap_bytes;
 		b->n_given_back++;
-		pthread_cond_broadcast(&b->given_back);
+		pthread_cond_broadcast(&b->changed);
 	}
 	*bounce = (struct bounce){ 0 };
 }

@@ -33,10 +33,10 @@ int bounces_new(struct slab *slab, struct blockcache *cache, size_t read_bytes_m
 /* All buffers must have been given back. Takes NULL. */
 void bounces_free(struct bounces *b);
 
-/* For up to read_bytes_max. Never waits: -EAGAIN where that would be necessary, -ENOMEM. */
+/* For up to read_bytes_max; *ret has no buffer before. Never waits: -EAGAIN where that would be necessary, -ENOMEM. */
 int bounce_take(struct bounces *b, size_t bytes, struct bounce *ret);
 
-/* Likewise, and waits until others give theirs back, or -ETIMEDOUT. Those may be waiting for a block of the cache:
+/* Likewise, and waits until others give theirs back, or -ETIMEDOUT; who came first is first. Those may be waiting for a block of the cache:
  * who waits here must not be the one who is to fill it. */
 int bounce_take_in_turn(struct bounces *b, size_t bytes, struct deadline d, struct bounce *ret);
 

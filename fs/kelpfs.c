@@ -16,7 +16,7 @@
 #include "fs/options.h"
 
 /* Names are made and forgotten by any thread. Each arena of the allocator keeps what is free in it, so that
- * more of them cost memory; allocations are not on the path of a read. */
+ * more of them cost memory; a read allocates nothing but where the slab is full. */
 #define ARENAS_MAX 4
 
 static void print_version(void)

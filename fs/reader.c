@@ -253,7 +253,6 @@ static void free_pools(struct reader *r)
 
 static int make_pools(struct reader *r)
 {
-
 	int err = reader_jobs_new(r);
 
 	if (err)
@@ -274,7 +273,7 @@ int reader_new(const struct reader_config *cfg, struct reader **ret)
 	pthread_mutex_init(&r->lock, NULL);
 	int err = make_pools(r);
 	if (err)
-		goto free_reader;
+		goto free_pools;
 	err = workers_new(cfg->prefetch_threads, PREFETCH_JOBS_MAX, &r->workers);
 	if (err)
 		goto free_pools;
@@ -283,7 +282,6 @@ int reader_new(const struct reader_config *cfg, struct reader **ret)
 
 free_pools:
 	free_pools(r);
-free_reader:
 	pthread_mutex_destroy(&r->lock);
 	free(r);
 	return err;

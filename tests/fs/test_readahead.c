@@ -123,7 +123,7 @@ static void the_window_grows_no_faster_than_what_was_read(void **state)
 static void a_long_window_is_planned_in_whole_units(void **state)
 {
 	struct fixture *f = *state;
-	uint64_t at = 0;
+	uint64_t at = 0, planned_bytes = 0;
 
 	for (; at < 64 * MIB; at += REQUEST)
 		note(f, at, REQUEST);
@@ -133,8 +133,10 @@ static void a_long_window_is_planned_in_whole_units(void **state)
 		for (size_t i = 0; i < p->n_ranges; i++) {
 			assert_int_equal(p->ranges[i].offset % READAHEAD_UNIT_BYTES, 0);
 			assert_int_equal(p->ranges[i].len, READAHEAD_UNIT_BYTES);
+			planned_bytes += p->ranges[i].len;
 		}
 	}
+	assert_int_equal(planned_bytes, 64 * MIB);
 }
 
 static void plans_end_at_the_end_of_the_file(void **state)

@@ -85,9 +85,10 @@ static int store_read_range(void *self, struct server *server, struct needle_ran
 	uint64_t at = r->offset;
 
 	(void)server;
-	int others = atomic_fetch_add(&st->under_way, 1);
-	if (others + 1 > atomic_load(&st->most_under_way))
-		atomic_store(&st->most_under_way, others + 1);
+	int now = atomic_fetch_add(&st->under_way, 1) + 1;
+	int most = atomic_load(&st->most_under_way);
+	while (most < now && !atomic_compare_exchange_weak(&st->most_under_way, &most, now))
+		;
 	atomic_fetch_add(&st->ranges, 1);
 	int err = store_fault(st, d);
 	for (size_t i = 0; i < r->n_bufs; i++) {
@@ -720,6 +721,25 @@ static void reads_that_find_no_memory_wait_for_that_of_others(void **state)
 		slab_release(f->slab, held[--n]);
 }
 
+static void a_read_that_finds_no_memory_in_time_fails(void **state)
+{
+	struct fixture *f = *state;
+	struct read_file *file = open_one(f, 1, NEEDLE_BYTES_MAX);
+	struct slab_buf held[SLAB_BLOCKS];
+	struct read_result under_way[BOUNCES];
+	bool wrong = false;
+
+	size_t n = hold_slab(f, held);
+	hold_bounces(file, under_way);
+	assert_int_equal(read_and_compare(file, 5 * MIB, MIB, &wrong), -ETIMEDOUT);
+	for (size_t i = 0; i < BOUNCES; i++)
+		read_done(file, &under_way[i]);
+	assert_reads(file, 5 * MIB, MIB);
+	read_file_close(file);
+	while (n > 0)
+		slab_release(f->slab, held[--n]);
+}
+
 static void who_waits_for_memory_has_filled_the_blocks_that_others_wait_for(void **state)
 {
 	struct fixture *f = *state;
@@ -907,6 +927,7 @@ int main(void)
 		TEST_ALONE(who_waited_for_a_failed_fetch_fetches_anew),
 		TEST(without_any_slab_memory_reads_still_work),
 		TEST_PATIENT(reads_that_find_no_memory_wait_for_that_of_others),
+		TEST(a_read_that_finds_no_memory_in_time_fails),
 		TEST_PATIENT(who_waits_for_memory_has_filled_the_blocks_that_others_wait_for),
 		TEST_ALONE(reads_around_a_full_cache_go_into_the_slab),
 		TEST(a_file_may_be_closed_with_prefetches_under_way),
