@@ -2,8 +2,8 @@
  * agent: it makes the first connection to an agent (looking up a name may take long), tries again those
  * that were not there, once in CLIENT_REAP_MS pings idle connections and closes those that nobody wants,
  * and gives back the leases of those that have become idle. Where connecting may take long, the probers do
- * it as well, so that one agent that does not answer does not hold up the others. Further connections to
- * an agent that is up are made by the read that wants one.
+ * that in its place, so that one agent that does not answer does not hold up the others, nor what else the
+ * keeper does. Further connections to an agent that is up are made by the read that wants one.
  *
  * Lock order: the table's lock, an agent's lock, the keeper's. None is held during a call that may wait for
  * the network. */
@@ -162,7 +162,8 @@ int client_new(const struct client_config *cfg, struct client **ret)
 	c->cfg.idle_ms = or_default(cfg->idle_ms, CLIENT_IDLE_MS);
 	c->cfg.reap_ms = or_default(cfg->reap_ms, CLIENT_REAP_MS);
 	c->cfg.connect_ms = or_default(cfg->connect_ms, CLIENT_CONNECT_MS);
-	c->cfg.probe_ms = or_default(cfg->probe_ms, c->cfg.connect_ms);
+	c->cfg.probe_ms = or_default(cfg->probe_ms,
+				     (unsigned)min_u64(c->cfg.connect_ms, CLIENT_CONNECT_MS));
 	c->cfg.answer_ms = or_default(cfg->answer_ms, CLIENT_ANSWER_MS);
 	c->cfg.stall_ms = or_default(cfg->stall_ms, CLIENT_STALL_MS);
 	c->cfg.absent_min_ms = or_default(cfg->absent_min_ms, CLIENT_ABSENT_MIN_MS);

@@ -31,7 +31,8 @@ struct token_source;
 #define CLIENT_CONNECT_MS                                                                          \
 	500 /* with the hello; nobody waits longer for a connection, unless required */
 #define CLIENT_GROW_MS 2000 /* nor longer than that for one more, where there is one that works */
-#define CLIENT_PROBERS 3 /* threads that connect beside the keeper, where that may take longer */
+#define CLIENT_PROBERS                                                                             \
+	4 /* threads that connect in place of the keeper, where that may take longer */
 #define CLIENT_STALL_MS 2000 /* no byte for so long in the middle of an answer */
 #define CLIENT_ANSWER_MS 1500 /* no message for so long while one is waited for */
 #define CLIENT_PING_MS 1000
@@ -72,7 +73,7 @@ struct client_config {
 	unsigned idle_ms;
 	unsigned reap_ms;
 	unsigned connect_ms; /* how long readers wait for the first connection to an agent */
-	unsigned probe_ms; /* what connecting to one address may take at least; 0: connect_ms */
+	unsigned probe_ms; /* what connecting to one of an agent's addresses may take at least */
 	unsigned stall_ms;
 	unsigned answer_ms;
 	unsigned absent_min_ms;

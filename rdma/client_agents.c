@@ -78,7 +78,7 @@ static bool may_go(struct agent *a)
 	if (atomic_load_explicit(&a->users, memory_order_acquire) > 0)
 		return false;
 	LOCK_SCOPE(&a->lock);
-	return a->state != AGENT_PROBING && a->state != AGENT_REPROBING;
+	return !a->asked;
 }
 
 /* With the table's lock: takes the one out that nobody has asked for the longest; NULL: none may go. */
@@ -133,6 +133,7 @@ void client_agent_put(struct agent *a)
 {
 	atomic_fetch_sub_explicit(&a->users, 1, memory_order_release);
 }
+
 void client_for_each_agent(struct client *c, void (*look_after)(struct client *c, struct agent *a))
 {
 	pthread_mutex_lock(&c->table_lock);

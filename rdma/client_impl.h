@@ -42,7 +42,8 @@ struct pooled {
 
 TAILQ_HEAD(pool, pooled);
 
-/* Lives as long as the client, or until its place is needed: not while somebody uses it, or the keeper has it. */
+/* Lives as long as the client, or until its place is needed: not while somebody uses it, or it was asked of the
+ * keeper. */
 struct agent {
 	UT_hash_handle hh; /* the table's lock, as the next */
 	uint64_t asked_for; /* when last; in calls */
@@ -57,6 +58,7 @@ struct agent {
 	struct wire_hello_reply hello; /* of the last connect that was answered */
 	int refusal; /* ABSENT: the errno of why */
 	int64_t retry_at_ms; /* ABSENT */
+	bool asked; /* of the keeper: it has it in its queue, or a prober at work on it */
 	int64_t pause_ms; /* of the next rest */
 	int64_t full_until_ms; /* it takes no more connections */
 	struct pool pool; /* most recently used first */
@@ -141,8 +143,8 @@ struct pooled *client_pool_note(struct client *c, struct agent *a, struct attemp
 
 /* --- rdma/client_keeper.c --- */
 
-/* With the agent's lock; it is in the state PROBING or REPROBING, and so in no queue: it is to be probed.
- * Starts the keeper if need be. Returns 0, or why that was not possible. */
+/* With the agent's lock; it is PROBING or REPROBING, and was not asked for: it is to be probed, before others where
+ * somebody waits for that. Starts the keeper if need be. Returns 0, or why that was not possible. */
 int client_keeper_ask(struct client *c, struct agent *a);
 /* By any thread, with no lock but an agent's: a connection that nobody uses has leases to give back. */
 void client_keeper_note_owing(struct client *c);

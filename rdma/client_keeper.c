@@ -29,6 +29,12 @@ void client_keeper_note_owing(struct client *c)
 
 /* --- first connections --- */
 
+static bool is_stopping(struct client *c)
+{
+	LOCK_SCOPE(&c->keeper_lock);
+	return c->stop;
+}
+
 static int resolve(const struct agent_key *key, struct client_address *ret)
 {
 	const struct addrinfo hints = { .ai_socktype = SOCK_STREAM,
@@ -70,7 +76,7 @@ static void try_told_addresses(struct client *c, const struct agent_key *server,
 	if (ret->err)
 		return;
 	ret->err = -EOPNOTSUPP;
-	for (size_t i = 0; i < hello.n_addresses && ret->err; i++) {
+	for (size_t i = 0; i < hello.n_addresses && ret->err && !is_stopping(c); i++) {
 		struct agent_key told = { .port = hello.addresses[i].port };
 
 		strncpy(told.host, hello.addresses[i].host, sizeof(told.host) - 1);
@@ -78,7 +84,7 @@ static void try_told_addresses(struct client *c, const struct agent_key *server,
 	}
 }
 
-/* PROBING or REPROBING -> UP or ABSENT; by the keeper or a prober. */
+/* PROBING or REPROBING -> UP or ABSENT; by a prober, or the keeper where there is none. */
 static void probe(struct client *c, struct agent *a)
 {
 	struct client_address address = { 0 };
@@ -89,17 +95,13 @@ static void probe(struct client *c, struct agent *a)
 	else
 		try_to_connect(c, &a->key, 1, &address, &attempt);
 	LOCK_SCOPE(&a->lock);
-	a->address = address;
+	a->asked = false;
+	if (!attempt.err)
+		a->address = address;
 	client_pool_note(c, a, &attempt);
 }
 
 /* --- connections that nobody uses --- */
-
-static bool is_stopping(struct client *c)
-{
-	LOCK_SCOPE(&c->keeper_lock);
-	return c->stop;
-}
 
 /* Does something with each connection that nobody uses and that has been idle for so long. */
 static void visit_idle(struct client *c, struct agent *a, int64_t idle_ms,
@@ -172,7 +174,7 @@ static void *keep(void *arg)
 
 	pthread_mutex_lock(&c->keeper_lock);
 	while (!c->stop) {
-		struct agent *a = STAILQ_FIRST(&c->queue);
+		struct agent *a = c->n_probers ? NULL : STAILQ_FIRST(&c->queue);
 		struct deadline next = next_look(c, reap);
 
 		if (!a && !c->lost && !deadline_passed(next)) {
@@ -246,7 +248,11 @@ int client_keeper_ask(struct client *c, struct agent *a)
 	int err = c->keeper_runs ? 0 : start_keeper(c);
 	if (err)
 		return err;
-	STAILQ_INSERT_TAIL(&c->queue, a, queue_link);
+	if (a->state == AGENT_PROBING)
+		STAILQ_INSERT_HEAD(&c->queue, a, queue_link);
+	else
+		STAILQ_INSERT_TAIL(&c->queue, a, queue_link);
+	a->asked = true;
 	pthread_cond_signal(&c->keeper_wake);
 	pthread_cond_signal(&c->prober_wake);
 	return 0;

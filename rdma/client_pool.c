@@ -50,7 +50,8 @@ static int agent_ready(struct client *c, struct agent *a, struct deadline d)
 	if (a->state != AGENT_ABSENT)
 		return -EOPNOTSUPP;
 	int refusal = a->refusal;
-	if (now_ms() >= a->retry_at_ms) {
+	/* A connection that was being made when it was asked for may have ended the state that this led to. */
+	if (!a->asked && now_ms() >= a->retry_at_ms) {
 		set_state(a, AGENT_REPROBING);
 		int err = client_keeper_ask(c, a);
 		if (err)

@@ -1,5 +1,5 @@
 /* Thread model: every request runs on its caller's thread. The lock protects the session's state and is
- * never held during a call of the transport, but for abort(). Two roles, each held by one request at a
+ * never held during a call of the transport, but for abort() and settle(), which do not wait. Two roles, each held by one request at a
  * time, let their holder call the transport without the lock:
  *
  *   sender   encodes into tx and sends it
