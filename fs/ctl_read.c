@@ -29,7 +29,8 @@ struct job {
 	const struct ctl_options *options;
 	struct deadline deadline;
 	int64_t start_ns;
-	const char *place; /* that is being asked */
+	char place[CTL_PLACE_BYTES]; /* that is asked, or was last */
+	double took_ms; /* until it had answered */
 	struct slab *slab;
 	/* All of it is this job's. */
 	uint8_t *slab_base;
@@ -218,10 +219,10 @@ static void say_answer(void *arg, const struct wire_result *r)
 			j->place, r->length, r->needle_length, crc);
 }
 
-static void say_end(const struct job *j, const char *place)
+static void say_end(const struct job *j)
 {
 	fprintf(stderr, "kelpctl: success: %zu bytes from %s, CRC32C 0x%08" PRIx32 ", %.3f ms\n",
-		j->len, place, crc32c(0, j->data, j->len), elapsed_ms(j));
+		j->len, j->place, crc32c(0, j->data, j->len), j->took_ms);
 }
 
 /* --- every way in turn --- */
@@ -236,16 +237,11 @@ static void add_reason(char *message, size_t bytes, const char *place, const cha
 static int try_at(struct ctl_reach *r, const struct ctl_way *way, struct server *server,
 		  struct job *j, char *message, size_t bytes)
 {
-	char place[CTL_PLACE_BYTES];
-
-	ctl_place_name(r, way, server, place);
-	j->place = place;
+	ctl_place_name(r, way, server, j->place);
 	int err = attempt(j, &way->source, server);
-	j->place = NULL;
+	j->took_ms = elapsed_ms(j);
 	if (err)
-		add_reason(message, bytes, place, ctl_read_error(way, err));
-	else if (j->options->verbose)
-		say_end(j, place);
+		add_reason(message, bytes, j->place, ctl_read_error(way, err));
 	return err;
 }
 
@@ -311,8 +307,12 @@ static int read_and_write(struct job *j, struct ctl_reach *r, char *message, siz
 		r->on_answer_arg = j;
 	}
 	int err = try_all(r, j, message, bytes);
-	if (!err)
-		return write_out(j, message, bytes);
+	if (!err) {
+		err = write_out(j, message, bytes);
+		if (!err && j->options->verbose)
+			say_end(j);
+		return err;
+	}
 	if (j->options->verbose)
 		fprintf(stderr, "kelpctl: failure: 0 bytes, %.3f ms\n", elapsed_ms(j));
 	CLEANUP_FREE char *reasons = strdup(message);
