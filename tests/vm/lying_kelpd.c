@@ -87,11 +87,6 @@ static void no_checksum(struct wire_result *r)
 	r->crc32c = 0;
 }
 
-static void compressed(struct wire_result *r)
-{
-	r->flags |= WIRE_RESULT_GZIP;
-}
-
 static void key(struct wire_result *r)
 {
 	r->rkey ^= 0x100;
@@ -100,11 +95,6 @@ static void key(struct wire_result *r)
 static void address(struct wire_result *r)
 {
 	r->remote_addr += r->length;
-}
-
-static void lease(struct wire_result *r)
-{
-	r->lease_id = 0;
 }
 
 static const struct lie lies[] = {
@@ -118,10 +108,8 @@ static const struct lie lies[] = {
 	{ .name = "needle's length", .result = needle },
 	{ .name = "checksum", .result = checksum },
 	{ .name = "no checksum", .result = no_checksum },
-	{ .name = "compressed", .result = compressed },
 	{ .name = "key", .result = key },
 	{ .name = "address", .result = address },
-	{ .name = "lease's number", .result = lease },
 };
 
 static const struct lie *the_lie(void)

@@ -24,8 +24,8 @@ def rdma(agent, use="auto", timeout_s=60):
 
 
 def connect(paths):
-    """Reads a byte of one of the files until that succeeds: connecting has half a second each time, which may
-    be too little for a VM on a busy machine, and with rdma=require nobody else is asked."""
+    """Reads a byte of one of the files until that succeeds: on a busy machine the
+    first connection may take longer than a read waits for it, and with rdma=require nobody else is asked."""
     path = max(paths, key=lambda path: path.stat().st_size)
 
     def connected():
