@@ -14,6 +14,8 @@ struct waiter {
 	TAILQ_ENTRY(waiter) link;
 };
 
+TAILQ_HEAD(waiters, waiter);
+
 struct bounces {
 	struct slab *slab; /* immutable, as the next */
 	struct blockcache *cache;
@@ -21,8 +23,8 @@ struct bounces {
 	pthread_mutex_t lock; /* protects all below; innermost */
 	pthread_cond_t changed; /* a buffer was given back, or the waiters are others */
 	uint64_t n_given_back;
-	TAILQ_HEAD(, waiter)
-	waiters; /* the first is next; who comes new gets nothing of the heap before them */
+	/* The first is next; who comes new gets nothing of the heap before them. */
+	struct waiters waiters;
 	size_t heap_bytes; /* in use */
 	size_t n_reserved; /* not in use */
 	struct slab_buf reserved[RESERVED_MAX];
