@@ -308,13 +308,16 @@ int inode_path(struct inode_table *t, struct inode *i, const char *name, char **
 	return 0;
 }
 
-/* Of at most NAME_MAX_BYTES. */
+/* NULL also for a name that is too long: a listing may have such, no inode has.
+ * NOLINTNEXTLINE(readability-function-size): what uthash makes of one line */
 static struct inode *find(struct inode_table *t, struct inode *parent, const char *name)
 {
 	char key[PARENT_BYTES + NAME_MAX_BYTES + 1];
 	size_t name_bytes = strlen(name) + 1;
 	struct inode *i;
 
+	if (name_bytes > NAME_MAX_BYTES + 1)
+		return NULL;
 	memcpy(key, &(uintptr_t){ (uintptr_t)parent }, PARENT_BYTES);
 	memcpy(key + PARENT_BYTES, name, name_bytes);
 	HASH_FIND(hh, t->by_name, key, PARENT_BYTES + name_bytes, i);
@@ -324,8 +327,6 @@ static struct inode *find(struct inode_table *t, struct inode *parent, const cha
 /* The same, fast for the name that was bound last. */
 static struct inode *find_before(struct inode_table *t, struct inode *parent, const char *name)
 {
-	if (strlen(name) > NAME_MAX_BYTES) /* a listing may have such names; no inode has */
-		return NULL;
 	if (t->bound && t->bound->parent == parent && strcmp(name_of(t->bound), name) == 0)
 		return t->bound;
 	return find(t, parent, name);
@@ -386,8 +387,6 @@ int inode_bind(struct inode_table *t, struct inode *parent, const char *name, st
 
 struct inode *inode_find(struct inode_table *t, struct inode *parent, const char *name)
 {
-	if (strlen(name) > NAME_MAX_BYTES)
-		return NULL;
 	LOCK_SCOPE(&t->lock);
 	struct inode *i = find(t, parent, name);
 
