@@ -30,6 +30,7 @@ FILER = "127.0.0.1:8888"
 FILE_BYTES = 64 << 20
 FILES = ("seq", "other")
 CHUNK_MB = 4
+SEQUENTIAL = ("--rw=read", "--bs=1M")
 MIB = 1 << 20
 START_S = 180
 PERFTEST_PORT = "28515"
@@ -166,21 +167,25 @@ class Bench:
         """Connected, memory registered, and all of the slab written to once, by another file."""
         subprocess.run(["dd", f"if={mnt}/other", "of=/dev/null", "bs=1M"], capture_output=True, check=True)
 
+    def fio_job(self, mnt, *arguments):
+        """What fio says of its one job."""
+        command = ["fio", "--name=x", f"--filename={mnt}/seq", "--ioengine=psync", "--readonly"]
+        command += ["--allow_file_create=0", "--invalidate=1", "--thread", "--output-format=json", *arguments]
+        out = subprocess.run(command, capture_output=True, text=True, check=False)
+        if out.returncode:
+            raise RuntimeError(f"fio: {out.stdout}{out.stderr}")
+        return json.loads(out.stdout[out.stdout.index("{") :])["jobs"][0]
+
     def fio(self, options, *arguments, warm_up=True):
         """Reads a second and bytes a second of a file that was not read yet."""
         with self.mounted(options) as mnt:
-            command = ["fio", "--name=x", f"--filename={mnt}/seq", "--ioengine=psync", "--readonly"]
-            command += ["--allow_file_create=0", "--invalidate=1", "--thread", "--output-format=json", *arguments]
             if warm_up:
                 self.warm_up(mnt)
-            out = subprocess.run(command, capture_output=True, text=True, check=False)
-            if out.returncode:
-                raise RuntimeError(f"fio: {out.stdout}{out.stderr}")
-        read = json.loads(out.stdout[out.stdout.index("{") :])["jobs"][0]["read"]
+            read = self.fio_job(mnt, *arguments)["read"]
         return read["iops"], read["bw_bytes"] / MIB
 
     def sequential(self, options, warm_up=True):
-        return self.fio(options, "--rw=read", "--bs=1M", warm_up=warm_up)[1]
+        return self.fio(options, *SEQUENTIAL, warm_up=warm_up)[1]
 
     def random(self, options):
         return self.fio(options, "--rw=randread", "--bs=4k", f"--runtime={self.options.seconds}")[0]
@@ -265,6 +270,27 @@ def measure(b, options):
         show(title, best, figures)
 
 
+@contextlib.contextmanager
+def opened(options, kelpd_prefix=(), file_bytes=FILE_BYTES):
+    """A Bench: SeaweedFS with the files in it, and kelpd, whose command begins with that prefix."""
+    # Everywhere else in the VM kelpd cannot know what is cached.
+    work = Path(tempfile.mkdtemp(prefix="kelp-verbs-", dir="/dev/shm"))
+    data = work / "data"
+    data.mkdir()
+    server = [options.weed, "-logtostderr=true", "server", "-ip=127.0.0.1", f"-dir={data}", "-filer"]
+    server += ["-volume.max=4", "-master.volumeSizeLimitMB=1024"]
+    with running(server, work / "weed.log") as weed:
+        log("weed starts")
+        for name in FILES:
+            await_it("weed", lambda name=name: stored(name, os.urandom(file_bytes)))
+        with running([*kelpd_prefix, Path(options.bin) / "kelpd", "-f", "--dir", data], work / "kelpd.log"):
+            bench = Bench(options, work, weed)
+            await_it("kelpd", bench.pings)
+            bench.find_fids()
+            log("ready")
+            yield bench
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin", default="build/release/bin", help="folder with kelpfs, kelpd and kelpctl")
@@ -277,22 +303,8 @@ def main():
     options = parser.parse_args()
     if "KELP_VM_DEV" not in os.environ:
         sys.exit("needs the VM: scripts/vm -- tests/bench/verbs.py")
-    # Everywhere else in the VM kelpd cannot know what is cached.
-    work = Path(tempfile.mkdtemp(prefix="kelp-verbs-", dir="/dev/shm"))
-    data = work / "data"
-    data.mkdir()
-    server = [options.weed, "-logtostderr=true", "server", "-ip=127.0.0.1", f"-dir={data}", "-filer"]
-    server += ["-volume.max=4", "-master.volumeSizeLimitMB=1024"]
-    with running(server, work / "weed.log") as weed:
-        log("weed starts")
-        for name in FILES:
-            await_it("weed", lambda name=name: stored(name, os.urandom(FILE_BYTES)))
-        with running([*options.kelpd, Path(options.bin) / "kelpd", "-f", "--dir", data], work / "kelpd.log"):
-            bench = Bench(options, work, weed)
-            await_it("kelpd", bench.pings)
-            bench.find_fids()
-            log("ready")
-            measure(bench, options)
+    with opened(options, options.kelpd) as bench:
+        measure(bench, options)
 
 
 if __name__ == "__main__":

@@ -11,17 +11,14 @@ least, as there are two processors.
 
 import argparse
 import collections
-import json
 import os
 import re
 import resource
 import statistics
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-from verbs import FILE_BYTES, FILES, HTTP, MIB, RDMA, Bench, await_it, log, running, stored
+from verbs import FILE_BYTES, HTTP, MIB, RDMA, SEQUENTIAL, log, opened
 
 GIB = 1 << 30
 NS = 1e9
@@ -88,22 +85,14 @@ def device(b):
     return per_gib(m, size, speed)
 
 
-def read_file(mnt):
-    """What fio says of its one job."""
-    command = ["fio", "--name=x", f"--filename={mnt}/seq", "--ioengine=psync", "--readonly", "--rw=read", "--bs=1M"]
-    command += ["--allow_file_create=0", "--invalidate=1", "--thread", "--output-format=json"]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return json.loads(out[out.index("{") :])["jobs"][0]
-
-
 def mount(options, warm=False):
     def run(b):
         with b.mounted(options) as mnt:
             b.warm_up(mnt)
             if warm:
-                read_file(mnt)
+                b.fio_job(mnt, *SEQUENTIAL)
             with Measured() as m:
-                job = read_file(mnt)
+                job = b.fio_job(mnt, *SEQUENTIAL)
         m.times[READER] = (job["usr_cpu"] + job["sys_cpu"]) / 100 * job["job_runtime"] / 1000
         return per_gib(m, FILE_BYTES, job["read"]["bw_bytes"] / MIB)
 
@@ -144,20 +133,8 @@ def main():
     options = parser.parse_args()
     if "KELP_VM_DEV" not in os.environ:
         sys.exit("needs the VM: scripts/vm -- tests/bench/verbs_cpu.py")
-    work = Path(tempfile.mkdtemp(prefix="kelp-verbs-", dir="/dev/shm"))
-    data = work / "data"
-    data.mkdir()
-    server = [options.weed, "-logtostderr=true", "server", "-ip=127.0.0.1", f"-dir={data}", "-filer"]
-    server += ["-volume.max=4", "-master.volumeSizeLimitMB=1024"]
-    with running(server, work / "weed.log") as weed:
-        for name in FILES:
-            await_it("weed", lambda name=name: stored(name, os.urandom(FILE_BYTES)))
-        with running([Path(options.bin) / "kelpd", "-f", "--dir", data], work / "kelpd.log"):
-            bench = Bench(options, work, weed)
-            await_it("kelpd", bench.pings)
-            bench.find_fids()
-            log("ready")
-            measure(bench, options)
+    with opened(options) as bench:
+        measure(bench, options)
 
 
 if __name__ == "__main__":

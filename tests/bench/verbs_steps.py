@@ -14,11 +14,10 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from verbs import Bench, await_it, log, running, stored
+from verbs import opened, running
 
 TRACING = Path("/sys/kernel/tracing")
 EVENTS = (
@@ -128,22 +127,12 @@ def main():
     subprocess.run(["mount", "-t", "tracefs", "tracefs", TRACING], check=False, stderr=subprocess.DEVNULL)
     write("trace_clock", "mono")
     write("buffer_size_kb", "16384")
-    work = Path(tempfile.mkdtemp(prefix="kelp-verbs-", dir="/dev/shm"))
-    data = work / "data"
-    data.mkdir()
-    server = [options.weed, "-logtostderr=true", "server", "-ip=127.0.0.1", f"-dir={data}", "-filer"]
-    with running(server, work / "weed.log") as weed:
-        await_it("weed", lambda: stored("seq", os.urandom(FILE_BYTES)))
-        with running([Path(options.bin) / "kelpd", "-f", "--dir", data], work / "kelpd.log"):
-            bench = Bench(options, work, weed)
-            await_it("kelpd", bench.pings)
-            bench.find_fids()
-            log("ready")
-            command = [bench.bin / "kelpctl", "bench", *bench.fids, "--agent", os.environ["KELP_VM_ADDR"]]
-            command += ["--via", "rdma", "--connections", "1", "--sizes", "4K", "--depths", "1", "--seconds", "4"]
-            with bench.weed_stopped(), running(command, work / "kelpctl.log"):
-                time.sleep(2)
-                text = trace(options.seconds)
+    with opened(options, file_bytes=FILE_BYTES) as bench:
+        command = [bench.bin / "kelpctl", "bench", *bench.fids, "--agent", os.environ["KELP_VM_ADDR"]]
+        command += ["--via", "rdma", "--connections", "1", "--sizes", "4K", "--depths", "1", "--seconds", "4"]
+        with bench.weed_stopped(), running(command, bench.work / "kelpctl.log"):
+            time.sleep(2)
+            text = trace(options.seconds)
     reads = sorted(split(parse(text)), key=took)
     if not reads:
         sys.exit("nothing was read")
