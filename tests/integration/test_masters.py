@@ -12,7 +12,7 @@ import sidecar
 import weed
 import wire
 from test_agent import Volumes
-from test_mount_agent import read_past_caches, reads_by_source
+from test_mount_agent import pass_on, read_past_caches, reads_by_source
 
 pytestmark = pytest.mark.skipif(os.environ.get("KELP_TEST_MOUNT") == "weed", reason="about kelpfs's own sources")
 
@@ -47,15 +47,7 @@ class Relay:
                 self.connections += 1
                 far = socket.create_connection(self.target)
                 for ends in ((near, far), (far, near)):
-                    threading.Thread(target=self._copy, args=ends, daemon=True).start()
-
-    @staticmethod
-    def _copy(source, sink):
-        with contextlib.suppress(OSError):
-            while piece := source.recv(65536):
-                sink.sendall(piece)
-        with contextlib.suppress(OSError):
-            sink.shutdown(socket.SHUT_WR)
+                    threading.Thread(target=pass_on, args=ends, daemon=True).start()
 
 
 @pytest.fixture

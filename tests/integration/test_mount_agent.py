@@ -284,22 +284,24 @@ def listener(serve=lambda connection: None):
                 connection.close()
 
 
+def pass_on(source, sink):
+    """All that comes, and the end."""
+    with contextlib.suppress(OSError):
+        while piece := source.recv(65536):
+            sink.sendall(piece)
+    with contextlib.suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
+
+
 def passed_on_late(port, delay_s):
     """A listener's serve(): what comes is passed on to that port, and back, after so long."""
-
-    def copy(source, sink):
-        with contextlib.suppress(OSError):
-            while piece := source.recv(65536):
-                sink.sendall(piece)
-        with contextlib.suppress(OSError):
-            sink.shutdown(socket.SHUT_WR)
 
     def serve(near):
         time.sleep(delay_s)
         with contextlib.suppress(OSError), socket.create_connection((weed.HOST, port)) as far:
-            back = threading.Thread(target=copy, args=(far, near), daemon=True)
+            back = threading.Thread(target=pass_on, args=(far, near), daemon=True)
             back.start()
-            copy(near, far)
+            pass_on(near, far)
             back.join()
 
     return serve
