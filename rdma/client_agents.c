@@ -1,6 +1,7 @@
 /* Thread model: see rdma/client.c. Here is the table of agents. */
 #include "rdma/client_impl.h"
 
+#include <stddef.h>
 #include <string.h>
 
 static struct agent *agent_new(const struct agent_key *key)
@@ -47,9 +48,14 @@ static struct agent_key key_of(const struct client *c, const struct endpoint *se
 		key.port = mapped.port;
 		key.mapped = 1;
 	}
-	/* All of the key is hashed: zeros follow the name. */
 	memcpy(key.host, host, strnlen(host, sizeof(key.host) - 1));
 	return key;
+}
+
+/* Each read looks for its agent: hashing all that a name might take would cost more than the rest of that. */
+static size_t key_bytes(const struct agent_key *key)
+{
+	return offsetof(struct agent_key, host) + strlen(key->host);
 }
 
 /* NOLINTBEGIN(readability-function-size): uthash's macros */
@@ -57,13 +63,13 @@ static struct agent *table_find(struct client *c, const struct agent_key *key)
 {
 	struct agent *a;
 
-	HASH_FIND(hh, c->agents, key, sizeof(*key), a);
+	HASH_FIND(hh, c->agents, key, key_bytes(key), a);
 	return a;
 }
 
 static void table_add(struct client *c, struct agent *a)
 {
-	HASH_ADD(hh, c->agents, key, sizeof(a->key), a);
+	HASH_ADD(hh, c->agents, key, key_bytes(&a->key), a);
 }
 
 static void table_remove(struct client *c, struct agent *a)

@@ -25,9 +25,9 @@ enum agent_state {
 };
 
 struct agent_key {
-	char host[ENDPOINT_HOST_MAX];
 	uint16_t port;
 	uint16_t mapped; /* 1: nobody has to be asked where it takes connections */
+	char host[ENDPOINT_HOST_MAX]; /* last: looked for by its own length */
 };
 
 /* A connection in the pool. */
