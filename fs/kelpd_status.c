@@ -134,7 +134,7 @@ static const struct metric rows[] = {
 	{ "kelpd_staging_max_bytes", METRIC_GAUGE,
 	  "... at most (--staging)", AT(staging_max_bytes) },
 	{ "kelpd_staging_refusals_total", METRIC_COUNTER,
-	  "small answers for which there was none", AT(unstaged) },
+	  "answers for which there was none; over RDMA they are refused as busy", AT(unstaged) },
 	{ "kelpd_leases", METRIC_GAUGE,
 	  "answers in memory that clients may pull over RDMA now", AT(leases) },
 	{ "kelpd_leases_total", METRIC_COUNTER,

@@ -58,7 +58,7 @@ struct agent_counters {
 	atomic_uint_fast64_t leases; /* given, of which: */
 	atomic_uint_fast64_t leases_returned;
 	atomic_uint_fast64_t leases_expired; /* or taken back with their connection */
-	atomic_uint_fast64_t unstaged; /* small answers for which there was no memory */
+	atomic_uint_fast64_t unstaged; /* answers for which there was no memory */
 };
 
 struct agent {

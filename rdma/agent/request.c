@@ -501,12 +501,13 @@ static void stage_block(struct request *r, size_t bytes)
 		if (!err) {
 			p->memory = r->block.ptr + used;
 			used += p->memory_bytes;
-		} else if (host->transport->capabilities & WIRE_CAP_STREAM) {
-			agent_count(&host->agent->counters.unstaged, 1);
-			p->way = WAY_FILE;
-		} else {
-			finish(p, WIRE_BUSY);
+			continue;
 		}
+		agent_count(&host->agent->counters.unstaged, 1);
+		if (host->transport->capabilities & WIRE_CAP_STREAM)
+			p->way = WAY_FILE;
+		else
+			finish(p, WIRE_BUSY);
 	}
 }
 
@@ -515,6 +516,8 @@ static void stage_lease(struct piece *p)
 	struct request_host *host = p->request->host;
 	int err = host->transport->stage(host->connection, p->memory_bytes, &p->staged);
 
+	if (err == -ENOBUFS)
+		agent_count(&host->agent->counters.unstaged, 1);
 	if (err)
 		finish(p, status_of(err));
 	p->memory = p->staged.ptr;

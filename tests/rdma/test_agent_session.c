@@ -1164,6 +1164,7 @@ static void test_lease_without_memory_is_refused_for_now(void **state)
 	assert_int_equal(lease_one(w, extent(LARGE, 0, 90000)).status, WIRE_OK);
 	assert_int_equal(lease_one(w, extent(LARGE, 0, 90000)).status, WIRE_BUSY);
 	assert_int_equal(w->connection.n_staged, 1);
+	assert_int_equal(atomic_load(&w->agent.counters.unstaged), 1);
 }
 
 static void test_lease_that_can_never_be_is_left_to_others(void **state)
