@@ -92,6 +92,14 @@ static void add_output(struct request *r, const struct piece *p, uint64_t bytes)
 		o->mem = p->memory;
 }
 
+/* With the client gone. Not counted: reads that were given up on that account look like failures. */
+static void abandon(struct request *r)
+{
+	for (size_t i = 0; i < r->n_pieces; i++)
+		unstage(r->host, &r->pieces[i].staged);
+	output_done(&r->out);
+}
+
 static void answer(struct request *r)
 {
 	struct request_host *host = r->host;
@@ -101,11 +109,15 @@ static void answer(struct request *r)
 
 	r->state = REQUEST_ANSWERING;
 	r->out.n_pieces = 0;
+	if (host->lost) {
+		abandon(r);
+		return;
+	}
 	for (size_t i = 0; i < r->n_pieces; i++) {
 		struct piece *p = &r->pieces[i];
 		struct wire_result *result = &r->reply.results[i];
 
-		if (p->lease && result->status == WIRE_OK && !host->lost)
+		if (p->lease && result->status == WIRE_OK)
 			lease_piece(p, result);
 		unstage(host, &p->staged);
 		agent_count(&counters->by_status[result->status], 1);
@@ -123,7 +135,7 @@ static void answer(struct request *r)
 		h.length = (uint32_t)in_message;
 	int err = wire_encode_read_reply(r->out.message, sizeof(r->out.message), h, &r->reply,
 					 &r->out.message_bytes);
-	if (err || host->lost)
+	if (err)
 		output_done(&r->out);
 	else
 		host->transport->send(host->connection, &r->out);

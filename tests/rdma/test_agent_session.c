@@ -881,6 +881,7 @@ static void test_check_ends_when_its_client_is_gone(void **state)
 	reap_while_busy(w);
 	assert_false(session_is_busy(w->connection.session));
 	assert_int_equal(known_check(w, FLEETING), NEEDLE_UNCHECKED);
+	assert_int_equal(atomic_load(&w->agent.counters.by_status[WIRE_IO]), 0);
 }
 
 /* --- credits and control --- */
