@@ -46,7 +46,7 @@ struct kelpd {
 	struct listener *tcp;
 	struct listener *verbs; /* NULL: no RDMA here */
 	struct kelpd_status *status; /* NULL: not wanted */
-	unsigned active_before; /* connections, when memory was last looked at */
+	uint64_t ended_before; /* connections, when memory was last looked at */
 	struct {
 		uint64_t refused, version_refused, malformed, stalled, denied, io, corrupt;
 	} reported; /* counters when they were last logged */
@@ -333,11 +333,12 @@ static void reread_keys(struct kelpd *k)
 /* What connections had is the system's again when they are gone: the allocator would keep it. */
 static void give_memory_back(struct kelpd *k)
 {
-	unsigned active = atomic_load(&k->agent.active);
+	uint64_t ended = atomic_load(&k->agent.counters.connections) -
+			 atomic_load(&k->agent.active);
 
-	if (active < k->active_before)
+	if (ended != k->ended_before)
 		malloc_trim(0);
-	k->active_before = active;
+	k->ended_before = ended;
 }
 
 static void serve(struct kelpd *k, const sigset_t *signals)
