@@ -202,6 +202,7 @@ static int open_rdma(const struct options *o, struct client_config cfg, struct c
 	cfg.transport = &client_verbs;
 	cfg.directory = c->agents;
 	cfg.required = o->rdma == AGENT_REQUIRE;
+	cfg.connections_few = CLIENT_CONNECTIONS_FEW;
 	cfg.connect_ms = connect_ms(o, cfg.required);
 	cfg.probe_ms = RDMA_PROBE_MS;
 	if (c->rdma_map) {

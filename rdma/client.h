@@ -23,6 +23,9 @@ struct token_source;
 /* Known at once; beyond, the one that was asked for longest ago makes room. */
 #define CLIENT_AGENTS_MAX 4096
 #define CLIENT_CONNECTIONS_MAX 10 /* to one agent */
+/* So many are as fast as that over RDMA, and take turns in moving large answers less. */
+#define CLIENT_CONNECTIONS_FEW 4
+#define CLIENT_READS_EACH 8
 /* Likewise over TCP, where connections cost little, and readers that share one wake each other up. */
 #define CLIENT_STREAMS_MAX 16
 #define CLIENT_CONNECTIONS_LIMIT 64 /* ... at most */
@@ -70,6 +73,9 @@ struct client_config {
 	bool required;
 	/* 0 in any of these: the default above. */
 	unsigned connections_max;
+	/* Beyond so many to one agent there is another one only where each has CLIENT_READS_EACH reads; no default:
+	 * 0, whenever none is idle. */
+	unsigned connections_few;
 	unsigned idle_ms;
 	unsigned reap_ms;
 	unsigned connect_ms; /* how long readers wait for the first connection to an agent */

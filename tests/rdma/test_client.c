@@ -23,7 +23,7 @@
 #define LATE_MS 3000 /* of a busy machine */
 #define ABSENT_MS 200
 #define NEEDLE_BYTES (100 * KIB)
-#define THREADS 8
+#define THREADS CLIENT_READS_EACH /* as many as share a connection */
 #define READS_EACH 100
 #define KEY_VARIABLE "WEED_JWT_SIGNING_READ_KEY"
 #define TEXT_BYTES 1025
@@ -546,15 +546,18 @@ static void *read_many(void *arg)
 	return NULL;
 }
 
+static void start_reader(struct reader *r, struct world *w, unsigned reads)
+{
+	*r = (struct reader){ .w = w, .reads = reads };
+	assert_int_equal(pthread_create(&r->thread, NULL, read_many, r), 0);
+}
+
 static void assert_all_read(struct world *w, unsigned reads)
 {
 	struct reader readers[THREADS];
 
-	for (size_t i = 0; i < THREADS; i++) {
-		readers[i] = (struct reader){ .w = w, .reads = reads };
-		assert_int_equal(pthread_create(&readers[i].thread, NULL, read_many, &readers[i]),
-				 0);
-	}
+	for (size_t i = 0; i < THREADS; i++)
+		start_reader(&readers[i], w, reads);
 	for (size_t i = 0; i < THREADS; i++)
 		pthread_join(readers[i].thread, NULL);
 	for (size_t i = 0; i < THREADS; i++)
@@ -586,6 +589,40 @@ static void many_threads_use_several_connections(void **state)
 	start(w, &good);
 	assert_all_read(w, READS_EACH);
 	assert_in_range(scripted_agent_connections(w->agent), 1, CLIENT_STREAMS_MAX);
+}
+
+static void reads_share_few_connections(void **state)
+{
+	const struct agent_script once_all_have_asked = { .credits = CLIENT_READS_EACH,
+							  .needle_bytes = NEEDLE_BYTES,
+							  .hold = CLIENT_READS_EACH };
+	struct world *w = *state;
+
+	w->cfg.connections_few = 1;
+	start(w, &once_all_have_asked);
+	assert_all_read(w, 1);
+	assert_int_equal(scripted_agent_connections(w->agent), 1);
+}
+
+static void where_each_has_many_reads_there_is_another_connection(void **state)
+{
+	const struct agent_script silent = { .credits = CLIENT_READS_EACH, .fault = AGENT_STALLS };
+	struct reader readers[CLIENT_READS_EACH + 1];
+	struct world *w = *state;
+	struct deadline d = deadline_in_ms(BUDGET_MS);
+
+	w->cfg.connections_few = 1;
+	w->cfg.answer_ms = BUDGET_MS;
+	start(w, &silent);
+	for (size_t i = 0; i < ARRAY_LEN(readers); i++)
+		start_reader(&readers[i], w, 1);
+	while (scripted_agent_connections(w->agent) < 2) {
+		assert_false(deadline_passed(d));
+		sleep_ms(5, d);
+	}
+	stop_agent(w);
+	for (size_t i = 0; i < ARRAY_LEN(readers); i++)
+		pthread_join(readers[i].thread, NULL);
 }
 
 static void a_restart_costs_one_read_one_retry_however_many_connections(void **state)
@@ -806,6 +843,8 @@ int main(void)
 		TEST(all_first_readers_wait_for_the_first_try),
 		TEST(makes_no_more_connections_than_allowed),
 		TEST(many_threads_use_several_connections),
+		TEST(reads_share_few_connections),
+		TEST(where_each_has_many_reads_there_is_another_connection),
 		TEST(a_restart_costs_one_read_one_retry_however_many_connections),
 		TEST(closes_what_has_been_idle),
 		TEST(pings_notice_that_an_idle_connection_is_dead),
