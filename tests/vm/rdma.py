@@ -40,8 +40,12 @@ def connect(paths):
     weed.wait_until(connected, "a connection over RDMA")
 
 
-def queue_pairs(pid):
-    """That a process has. The kernel names the thread that made them."""
-    shown = subprocess.run(["rdma", "-j", "resource", "show", "qp"], stdin=subprocess.DEVNULL, capture_output=True,
+def rdma_objects(pid, kind):
+    """How many of "qp", "cq", "mr", "pd" or "cm_id" a process has. The kernel names the thread that made them."""
+    shown = subprocess.run(["rdma", "-j", "resource", "show", kind], stdin=subprocess.DEVNULL, capture_output=True,
                            check=True).stdout
-    return sum(Path(f"/proc/{pid}/task/{qp['pid']}").exists() for qp in json.loads(shown) if "pid" in qp)
+    return sum(Path(f"/proc/{pid}/task/{each['pid']}").exists() for each in json.loads(shown) if "pid" in each)
+
+
+def queue_pairs(pid):
+    return rdma_objects(pid, "qp")
