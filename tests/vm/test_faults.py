@@ -6,6 +6,7 @@ pair). TCP goes over loopback, so that it is there to fall back on."""
 
 import contextlib
 import itertools
+import json
 import os
 import random
 import subprocess
@@ -35,13 +36,19 @@ TIMEOUT_S = 10  # kelpfs's default for one request
 BOUND_S = TIMEOUT_S + 5  # with what an emulated machine adds
 DELETE_S = 20  # within which a device has to be let go of
 BACK_S = 200  # the longest rest before RDMA is tried again is 60 s, jittered; and the machine may be busy
+NETEM_PACKETS = "10000"  # held back at most; without it a change goes back to 1000
 PACKETS_OF_MIB = 200  # at least, of 4 KiB each
+STREAM_DELAY_S = 0.05  # each way; a request and its answer, then a READ and its data
+STREAM_STEP = 256 * KIB  # without readahead one request at a time
+STREAM_AT_ONCE = 2  # requests under way, on average, at least; on a quiet machine 4
 DATA = doors.noise(24 * MIB, "rdma faults")
+STREAM = DATA[:16 * MIB]
 
 
 def run(*command, timeout_s=DELETE_S):
     result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s)
     assert result.returncode == 0, f"{command}: {result.stderr}"
+    return result
 
 
 def packets(device):
@@ -77,18 +84,18 @@ def rule(*match):
 def disturbed(*how):
     """netem, which has to be there before: one that comes or goes kills soft-RoCE's queue pairs."""
     for _, netdev in (CLIENT, AGENT):
-        run("tc", "qdisc", "change", "dev", netdev, "root", "netem", *how)
+        run("tc", "qdisc", "change", "dev", netdev, "root", "netem", "limit", NETEM_PACKETS, *how)
     try:
         yield
     finally:
         for _, netdev in (CLIENT, AGENT):
-            run("tc", "qdisc", "change", "dev", netdev, "root", "netem", "delay", "0ms", "loss", "0%")
+            run("tc", "qdisc", "change", "dev", netdev, "root", "netem", "limit", NETEM_PACKETS)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def quiet_netem():
     for _, netdev in (CLIENT, AGENT):
-        run("tc", "qdisc", "add", "dev", netdev, "root", "netem", "limit", "10000")
+        run("tc", "qdisc", "replace", "dev", netdev, "root", "netem", "limit", NETEM_PACKETS)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -112,8 +119,8 @@ def file(cluster):
 class Place:
     """An agent, a mount that reads from it over RDMA, and a file there."""
 
-    def __init__(self, mount, agent, path):
-        self.mount, self.agent = mount, agent
+    def __init__(self, mount, agent, path, cluster=None):
+        self.mount, self.agent, self.cluster = mount, agent, cluster
         self.fd = os.open(mount.path / path, os.O_RDONLY | os.O_DIRECT)
         self.random = random.Random(7)
 
@@ -191,7 +198,7 @@ def open_place(cluster, file, rdma_map, mount_kelpfs):
         port = port or agent.port
         mount = mount_kelpfs(cluster, options=["rdma=auto", f"agent_port={port}", f"rdma_map={rdma_map(port)}",
                                                "slab=16M", *options])
-        places.append(Place(mount, agent, file))
+        places.append(Place(mount, agent, file, cluster))
         return places[-1]
 
     yield make
@@ -280,6 +287,41 @@ def test_wire_that_drops_all_for_half_a_minute_is_used_again(place):
             assert not place.came_over_rdma()
         go_on()
     place.await_rdma()
+
+
+def rdma_requests(mount):
+    """How many were answered, and how long they took together."""
+    seconds = json.loads((mount.path / ".kelpfs/stats").read_text())["kelpfs_source_seconds"]["rdma"]
+    return seconds["count"], seconds["sum"]
+
+
+def test_stream_is_not_bound_by_round_trips(place):
+    """Several of the requests that a sequential reader causes are under way at any time: together they take much
+    longer than all of it. How long that is depends on the machine, and does not matter."""
+    names = (f"faults/stream{i}" for i in itertools.count())
+
+    def requests_at_once():
+        """On average. A machine that is too busy to wait for an answer reads from elsewhere, which counts as none."""
+        name = next(names)
+        wire.Http(place.cluster.filer_port).put(f"/{name}", STREAM, "maxMB=1")
+        place.await_rdma()
+        fd = os.open(place.mount.path / name, os.O_RDONLY | os.O_DIRECT)
+        requests, together_s = rdma_requests(place.mount)
+        begun = time.monotonic()
+        try:
+            for offset in range(0, len(STREAM), STREAM_STEP):
+                assert os.pread(fd, STREAM_STEP, offset) == STREAM[offset:offset + STREAM_STEP], offset
+        finally:
+            os.close(fd)
+        took_s = time.monotonic() - begun
+        requests, together_s = (now - before for now, before in zip(rdma_requests(place.mount),
+                                                                    (requests, together_s), strict=True))
+        print(f"{requests} requests took {together_s:.2f} s, all of it {took_s:.2f} s")
+        assert together_s >= requests * 2 * STREAM_DELAY_S
+        return together_s / took_s
+
+    with disturbed("delay", f"{STREAM_DELAY_S}s"):
+        weed.wait_until(lambda: requests_at_once() >= STREAM_AT_ONCE, "several requests at once", BACK_S)
 
 
 def test_link_that_goes_down_is_done_without(place):
