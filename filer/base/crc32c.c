@@ -31,8 +31,9 @@ static void make_tables(void)
 			tables[t][i] = tables[t - 1][i] >> 8 ^ tables[0][tables[t - 1][i] & 0xff];
 }
 
-/* Of the eight bytes of v, the lowest being the first, with t tables' bytes behind them. */
-static uint32_t step(uint64_t v, size_t t)
+/* Of the eight bytes of v, the lowest being the first, with t tables' bytes behind them. Left to itself gcc calls
+ * it, and takes up to two thirds longer. */
+static inline __attribute__((always_inline)) uint32_t step(uint64_t v, size_t t)
 {
 	return tables[t + 7][v & 0xff] ^ tables[t + 6][v >> 8 & 0xff] ^
 	       tables[t + 5][v >> 16 & 0xff] ^ tables[t + 4][v >> 24 & 0xff] ^

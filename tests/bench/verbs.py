@@ -27,7 +27,7 @@ import urllib.request
 from pathlib import Path
 
 FILER = "127.0.0.1:8888"
-FILE_BYTES = 64 << 20
+FILE_BYTES = 128 << 20
 FILES = ("seq", "other")
 CHUNK_MB = 4
 SEQUENTIAL = ("--rw=read", "--bs=1M")
