@@ -324,6 +324,35 @@ def test_stream_is_not_bound_by_round_trips(place):
         weed.wait_until(lambda: requests_at_once() >= STREAM_AT_ONCE, "several requests at once", BACK_S)
 
 
+@contextlib.contextmanager
+def slow_answers(rate):
+    """What the agent sends takes its time; what it is asked does not."""
+    qdisc = ("tc", "qdisc", "change", "dev", AGENT[1], "root", "netem", "limit", NETEM_PACKETS)
+    run(*qdisc, "rate", rate)
+    try:
+        yield
+    finally:
+        run(*qdisc, "rate", "0")  # which is not gone by itself, as other disturbances are
+
+
+def test_data_that_comes_after_its_read_was_given_up_does_no_harm(place):
+    """Its memory is used for other reads meanwhile, which are right."""
+
+    def given_up():
+        stats = json.loads((place.mount.path / ".kelpfs/stats").read_text())
+        return stats["kelpfs_rdma_abandoned_reads_total"]
+
+    def read_and_look():
+        assert place.read(MIB) < BOUND_S
+        return given_up()
+
+    assert given_up() == 0
+    with slow_answers("2mbit"):  # a MiB takes 4 s, for which nobody waits
+        weed.wait_until(read_and_look, "a read is given up under way", BACK_S)
+        assert max(place.read() for _ in range(40)) < BOUND_S
+    place.await_rdma()
+
+
 def test_link_that_goes_down_is_done_without(place):
     """Soft-RoCE's own queue pair for making connections may not come back from that; the device, made
     anew, does."""
