@@ -192,7 +192,14 @@ def test_daemon_lets_go_of_its_terminal_and_directory(cluster, mountpoint, tmp_p
     ended(mountpoint)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.fixture(params=[signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def sent(request):
+    """Not ignored at first. What is ignored when kelpfs starts, such as SIGHUP under nohup, it goes on ignoring."""
+    before = signal.signal(request.param, signal.SIG_DFL)
+    yield request.param
+    signal.signal(request.param, before)
+
+
 def test_signal_ends_it_cleanly(cluster, mountpoint, work_dir, sent):
     mount = mounts.KelpMount(cluster.filer, mountpoint, work_dir, name=f"signal{sent}")
     os.listdir(mountpoint)
