@@ -25,7 +25,7 @@ struct token_source;
 #define CLIENT_CONNECTIONS_MAX 10 /* to one agent */
 /* So many are as fast as that over RDMA, and take turns in moving large answers less. */
 #define CLIENT_CONNECTIONS_FEW 4
-#define CLIENT_READS_EACH 8
+#define CLIENT_READS_EACH 8 /* on each of them before there are more */
 /* Likewise over TCP, where connections cost little, and readers that share one wake each other up. */
 #define CLIENT_STREAMS_MAX 16
 #define CLIENT_CONNECTIONS_LIMIT 64 /* ... at most */
@@ -71,11 +71,11 @@ struct client_config {
 	/* There is nobody else to ask: an agent that cannot be reached is a failure, not a source that
 	 * has nothing to say. */
 	bool required;
+	/* Beyond so many to one agent there is another one only where each has CLIENT_READS_EACH reads. 0: there is
+	 * one more whenever none is idle. */
+	unsigned connections_few;
 	/* 0 in any of these: the default above. */
 	unsigned connections_max;
-	/* Beyond so many to one agent there is another one only where each has CLIENT_READS_EACH reads; no default:
-	 * 0, whenever none is idle. */
-	unsigned connections_few;
 	unsigned idle_ms;
 	unsigned reap_ms;
 	unsigned connect_ms; /* how long readers wait for the first connection to an agent */

@@ -2,7 +2,6 @@
 #include "rdma/client_impl.h"
 
 #include <errno.h>
-#include <limits.h>
 
 #include "filer/token.h"
 
@@ -210,25 +209,17 @@ static int pool_grow(struct client *c, struct agent *a, struct deadline d, struc
 	return attempt.err;
 }
 
-/* With the agent's lock. Of those that can be read on. */
-static unsigned fewest_reads(struct agent *a)
-{
-	unsigned fewest = UINT_MAX;
-
-	for (struct pooled *p = TAILQ_FIRST(&a->pool); p; p = TAILQ_NEXT(p, link))
-		if (is_live(p))
-			fewest = (unsigned)min_u64(fewest, p->users);
-	return fewest;
-}
-
-/* With the agent's lock. */
+/* With the agent's lock, where none is idle. */
 static bool may_grow(const struct client *c, struct agent *a)
 {
 	unsigned n = a->n_pooled + a->connecting, few = c->cfg.connections_few;
 
 	if (n >= c->cfg.connections_max || (a->full_until_ms != 0 && now_ms() < a->full_until_ms))
 		return false;
-	return few == 0 || n < few || fewest_reads(a) >= CLIENT_READS_EACH;
+	if (few == 0 || n < few)
+		return true;
+	const struct pooled *p = pool_pick(a, false);
+	return !p || p->users >= CLIENT_READS_EACH;
 }
 
 int client_pool_acquire(struct client *c, struct agent *a, struct deadline d, struct pooled **ret)
