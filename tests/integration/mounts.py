@@ -1,5 +1,6 @@
 """Mounts of kelpfs and of weed, for the tests."""
 
+import json
 import os
 import re
 import subprocess
@@ -124,6 +125,10 @@ class KelpMount(Mount):
             self.check_log()
         finally:
             self.abandon()
+
+    def stats(self):
+        """What it says of itself now, from inside of the mount."""
+        return json.loads((self.path / ".kelpfs/stats").read_text())
 
     def check_log(self):
         report = SANITIZER_REPORT.search(self.log_text())

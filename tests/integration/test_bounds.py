@@ -1,7 +1,6 @@
 """Under load memory stays bounded, and the cache keeps what is used."""
 
 import contextlib
-import json
 import mmap
 import os
 import resource
@@ -58,10 +57,6 @@ def read_streams(mount, data):
         list(pool.map(read, range(READERS)))
 
 
-def stats(mount):
-    return json.loads((mount.path / ".kelpfs/stats").read_text())
-
-
 def assert_bounded(mount):
     assert mount.status("VmHWM") < (SLAB_MIB + METADATA_MIB) * KIB
 
@@ -107,7 +102,7 @@ def test_memory_stays_bounded_with_a_thousand_open_files(cluster, thousand, moun
     mount = mount_kelpfs(cluster, options=[f"slab={SLAB_MIB}M"])
     with open_at_once(mount.path / f"thousand/{n}" for n in range(OPEN_FILES)) as opened:
         read_at_once(opened, thousand)
-        assert stats(mount)["kelpfs_open_files"] >= OPEN_FILES
+        assert mount.stats()["kelpfs_open_files"] >= OPEN_FILES
     assert_bounded(mount)
 
 
@@ -124,7 +119,7 @@ def test_memory_stays_bounded_with_names_open_files_and_streams_at_once(cluster,
         read_at_once(opened, thousand)
         read_streams(mount, streams)
         read_at_once(opened, thousand)
-        counted = stats(mount)
+        counted = mount.stats()
     assert counted["kelpfs_inodes"] > len(large) + OPEN_FILES, "the kernel has forgotten names: this shows nothing"
     assert counted["kelpfs_open_files"] >= OPEN_FILES
     assert counted["kelpfs_cache_evictions_total"] > 0, "the slab was never full: this shows nothing"
@@ -167,7 +162,7 @@ class Watch:
 
     def _look(self):
         while not self.over.is_set():
-            self.seen.append(stats(self.mount))
+            self.seen.append(self.mount.stats())
 
     def __enter__(self):
         self.thread.start()
@@ -176,7 +171,7 @@ class Watch:
     def __exit__(self, *_):
         self.over.set()
         self.thread.join()
-        self.seen.append(stats(self.mount))
+        self.seen.append(self.mount.stats())
 
 
 def unread_bytes(counted):
@@ -243,7 +238,7 @@ def read_past_the_page_cache(path, data):
 
 def bytes_from(mount):
     """(bytes that reads found in the cache, bytes that came from elsewhere)"""
-    counted = stats(mount)["kelpfs_source_bytes_total"]
+    counted = mount.stats()["kelpfs_source_bytes_total"]
     return counted["cache"], sum(n for source, n in counted.items() if source != "cache")
 
 

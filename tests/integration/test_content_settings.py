@@ -2,7 +2,6 @@
 
 import fcntl
 import itertools
-import json
 import os
 import random
 import shutil
@@ -76,7 +75,7 @@ class Counts(Counter):
     def __init__(self, mounted):
         super().__init__()
         for mount in mounted:
-            for name, value in json.loads((mount.path / ".kelpfs/stats").read_text()).items():
+            for name, value in mount.stats().items():
                 name = name.removeprefix("kelpfs_").removesuffix("_total")
                 for label, number in (value if isinstance(value, dict) else {"": value}).items():
                     if isinstance(number, (int, float)):

@@ -1,6 +1,5 @@
 """What readers of each pattern are given: the right bytes, ahead of them where it can be foretold, and no others."""
 
-import json
 import mmap
 import os
 import random
@@ -47,7 +46,7 @@ class Reader:
         self.before = self.counted()
 
     def counted(self):
-        stats = json.loads((self.mount.path / ".kelpfs/stats").read_text())
+        stats = self.mount.stats()
         return {"begun": stats["kelpfs_readahead_bytes_total"], "ahead": stats["kelpfs_readahead_used_bytes_total"],
                 "asked": stats["kelpfs_source_bytes_total"]["http"]}
 

@@ -1,7 +1,6 @@
 """Many small files: what is fetched ahead on a walk over a directory, and what is asked for how often."""
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -130,7 +129,7 @@ def test_without_readahead_nothing_is_fetched_ahead(http, servers, mount_kelpfs)
 
 def requests_made(mount):
     """To others than volume servers, and for needles."""
-    stats = json.loads((mount.path / ".kelpfs/stats").read_text())
+    stats = mount.stats()
     needles = sum(n for source, n in stats["kelpfs_source_reads_total"].items() if source not in ("cache", "ssd"))
     return stats["kelpfs_http_requests_total"], needles
 

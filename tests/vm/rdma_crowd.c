@@ -9,11 +9,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "filer/base/base.h"
 #include "filer/fid.h"
+#include "fs/launch.h"
 #include "rdma/session.h"
 #include "rdma/verbs.h"
 
@@ -95,16 +95,6 @@ static void all(void (*each)(unsigned i))
 		pthread_join(threads[i], NULL);
 }
 
-static void raise_limit_of_files(void)
-{
-	struct rlimit l;
-
-	if (getrlimit(RLIMIT_NOFILE, &l) == 0) {
-		l.rlim_cur = l.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &l);
-	}
-}
-
 static int take_arguments(int argc, char **argv)
 {
 	struct sockaddr_in *v4 = (struct sockaddr_in *)&crowd.cfg.address.sockaddr;
@@ -129,7 +119,7 @@ int main(int argc, char **argv)
 	crowd.sessions = calloc(crowd.n, sizeof(struct client_session *));
 	if (!crowd.sessions)
 		return 1;
-	raise_limit_of_files();
+	launch_raise_file_limit();
 	all(join_crowd);
 	all(read_in_crowd);
 	printf("%u of %u served\n", atomic_load(&crowd.served), crowd.n);

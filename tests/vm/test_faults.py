@@ -6,7 +6,6 @@ pair). TCP goes over loopback, so that it is there to fall back on."""
 
 import contextlib
 import itertools
-import json
 import os
 import random
 import subprocess
@@ -80,22 +79,26 @@ def rule(*match):
         run("iptables", "-D", "INPUT", *match, "-j", "DROP")
 
 
+def netem(netdev, *how, verb="change"):
+    """To be changed only: one that comes or goes kills soft-RoCE's queue pairs."""
+    run("tc", "qdisc", verb, "dev", netdev, "root", "netem", "limit", NETEM_PACKETS, *how)
+
+
 @contextlib.contextmanager
 def disturbed(*how):
-    """netem, which has to be there before: one that comes or goes kills soft-RoCE's queue pairs."""
     for _, netdev in (CLIENT, AGENT):
-        run("tc", "qdisc", "change", "dev", netdev, "root", "netem", "limit", NETEM_PACKETS, *how)
+        netem(netdev, *how)
     try:
         yield
     finally:
         for _, netdev in (CLIENT, AGENT):
-            run("tc", "qdisc", "change", "dev", netdev, "root", "netem", "limit", NETEM_PACKETS)
+            netem(netdev)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def quiet_netem():
     for _, netdev in (CLIENT, AGENT):
-        run("tc", "qdisc", "replace", "dev", netdev, "root", "netem", "limit", NETEM_PACKETS)
+        netem(netdev, verb="replace")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -119,8 +122,8 @@ def file(cluster):
 class Place:
     """An agent, a mount that reads from it over RDMA, and a file there."""
 
-    def __init__(self, mount, agent, path, cluster=None):
-        self.mount, self.agent, self.cluster = mount, agent, cluster
+    def __init__(self, mount, agent, path):
+        self.mount, self.agent = mount, agent
         self.fd = os.open(mount.path / path, os.O_RDONLY | os.O_DIRECT)
         self.random = random.Random(7)
 
@@ -198,7 +201,7 @@ def open_place(cluster, file, rdma_map, mount_kelpfs):
         port = port or agent.port
         mount = mount_kelpfs(cluster, options=["rdma=auto", f"agent_port={port}", f"rdma_map={rdma_map(port)}",
                                                "slab=16M", *options])
-        places.append(Place(mount, agent, file, cluster))
+        places.append(Place(mount, agent, file))
         return places[-1]
 
     yield make
@@ -291,11 +294,11 @@ def test_wire_that_drops_all_for_half_a_minute_is_used_again(place):
 
 def rdma_requests(mount):
     """How many were answered, and how long they took together."""
-    seconds = json.loads((mount.path / ".kelpfs/stats").read_text())["kelpfs_source_seconds"]["rdma"]
+    seconds = mount.stats()["kelpfs_source_seconds"]["rdma"]
     return seconds["count"], seconds["sum"]
 
 
-def test_stream_is_not_bound_by_round_trips(place):
+def test_stream_is_not_bound_by_round_trips(place, cluster):
     """Several of the requests that a sequential reader causes are under way at any time: together they take much
     longer than all of it. How long that is depends on the machine, and does not matter."""
     names = (f"faults/stream{i}" for i in itertools.count())
@@ -303,7 +306,7 @@ def test_stream_is_not_bound_by_round_trips(place):
     def requests_at_once():
         """On average. A machine that is too busy to wait for an answer reads from elsewhere, which counts as none."""
         name = next(names)
-        wire.Http(place.cluster.filer_port).put(f"/{name}", STREAM, "maxMB=1")
+        wire.Http(cluster.filer_port).put(f"/{name}", STREAM, "maxMB=1")
         place.await_rdma()
         fd = os.open(place.mount.path / name, os.O_RDONLY | os.O_DIRECT)
         requests, together_s = rdma_requests(place.mount)
@@ -327,20 +330,18 @@ def test_stream_is_not_bound_by_round_trips(place):
 @contextlib.contextmanager
 def slow_answers(rate):
     """What the agent sends takes its time; what it is asked does not."""
-    qdisc = ("tc", "qdisc", "change", "dev", AGENT[1], "root", "netem", "limit", NETEM_PACKETS)
-    run(*qdisc, "rate", rate)
+    netem(AGENT[1], "rate", rate)
     try:
         yield
     finally:
-        run(*qdisc, "rate", "0")  # which is not gone by itself, as other disturbances are
+        netem(AGENT[1], "rate", "0")  # which is not gone by itself, as other disturbances are
 
 
 def test_data_that_comes_after_its_read_was_given_up_does_no_harm(place):
     """Its memory is used for other reads meanwhile, which are right."""
 
     def given_up():
-        stats = json.loads((place.mount.path / ".kelpfs/stats").read_text())
-        return stats["kelpfs_rdma_abandoned_reads_total"]
+        return place.mount.stats()["kelpfs_rdma_abandoned_reads_total"]
 
     def read_and_look():
         assert place.read(MIB) < BOUND_S

@@ -1,7 +1,6 @@
 """A kelpd that lies over RDMA (lying_kelpd.c) under a real mount: the bytes are right, since others are
 asked; no read takes longer than it may; counters say what happened."""
 
-import json
 import os
 import random
 import time
@@ -61,7 +60,7 @@ class Reads:
 
 
 def count(mount, name, source="rdma"):
-    return json.loads((mount.path / ".kelpfs/stats").read_text())[f"kelpfs_source_{name}_total"][source]
+    return mount.stats()[f"kelpfs_source_{name}_total"][source]
 
 
 @pytest.mark.parametrize("lying_agent, sizes", LIES.items(), ids=LIES, indirect=["lying_agent"])

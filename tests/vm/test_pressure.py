@@ -99,7 +99,7 @@ class Pressed:
                     f"[{offset}, +{length})")
 
     def bytes_by_source(self):
-        return json.loads((self.mount.path / ".kelpfs/stats").read_text())["kelpfs_source_bytes_total"]
+        return self.mount.stats()["kelpfs_source_bytes_total"]
 
     def read_by(self, length):
         """The sources of one read that has the agent for itself."""

@@ -29,7 +29,7 @@ def only_rdma(request, cluster, corpus, cluster_agent, mount_kelpfs):
         files = [(mount.path / name, data) for name, data in opened.files.items()]
         connect([path for path, _ in files])
         yield files
-        assert json.loads((mount.path / ".kelpfs/stats").read_text())["kelpfs_rdma_registrations_total"] == 0
+        assert mount.stats()["kelpfs_rdma_registrations_total"] == 0
 
 
 def test_everything_reads_back_over_rdma_alone(only_rdma):

@@ -31,7 +31,7 @@ def opened(corpus):
 
 def sources(mount):
     """{source: bytes that came from there}"""
-    counted = json.loads((mount.path / ".kelpfs/stats").read_text())["kelpfs_source_bytes_total"]
+    counted = mount.stats()["kelpfs_source_bytes_total"]
     return {source: count for source, count in counted.items() if source != "cache"}
 
 
